@@ -1,0 +1,1 @@
+"""From a presented token to an identity, or the reason why not."""

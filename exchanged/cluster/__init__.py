@@ -1,0 +1,1 @@
+"""How clusters come to honour a grant, and cease to."""

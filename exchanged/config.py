@@ -1,0 +1,259 @@
+"""The daemon's settings: one YAML file, strict; each class is also its JSON Schema (`exchanged config schema`)."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+
+from exchanged import strict_yaml
+
+GRANT_CEILING = timedelta(hours=12)
+"""No grant lives longer, whatever a configuration says."""
+TOKEN_REQUEST_FLOOR = timedelta(seconds=600)
+"""Kubernetes issues no service account token for less."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and value[-1:] in _UNITS and value[:-1].isdigit():
+        return timedelta(seconds=int(value[:-1]) * _UNITS[value[-1]])
+    if isinstance(value, timedelta):
+        return value
+    raise ValueError("a duration is a whole number with s, m, h or d: 90s, 15m, 1h")
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(_duration, json_schema_input_type=Annotated[str, StringConstraints(pattern=r"^\d+[smhd]$")])
+]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")]
+"""A DNS label of at most 40 characters: it becomes part of names at clusters."""
+HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[^\s?#]+$")]
+Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
+"""host:port; port 0 lets the kernel choose."""
+
+
+class Settings(BaseModel):
+    """Strict: an unknown key is an error, and nothing is coerced."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=lambda name: _camel(name))
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+class Tls(Settings):
+    """Files with a certificate chain and its key; read again when they change.
+
+    `certificateAuthority` is what clients need to trust the chain; left out where public roots vouch for it.
+    """
+
+    certificate: Path
+    key: Path
+    certificate_authority: Path | None = None
+
+
+class Door(Settings):
+    """An address to listen at. Without `tls` the daemon serves a certificate of its own development CA."""
+
+    listen: Address
+    tls: Tls | None = None
+    plaintext: bool = False
+
+
+class AuthorizerDoor(Settings):
+    """Where API servers ask whether a grant's request is allowed; client certificates required."""
+
+    listen: Address = "127.0.0.1:8445"
+    url: HttpsUrl | None = None
+    tls: Tls | None = None
+
+
+class Doors(Settings):
+    """The addresses."""
+
+    grpc: Door = Door(listen="127.0.0.1:8443")
+    http: Door = Door(listen="127.0.0.1:8444")
+    authorizer: AuthorizerDoor | None = None
+    admin_socket: Path | None = None
+
+
+class Keys(Settings):
+    """Where an issuer's keys come from: discovery by default, or a JWKS at a fixed URL or in a file."""
+
+    jwks_url: HttpsUrl | None = None
+    file: Path | None = None
+    certificate_authority: Path | None = None
+    bearer_token_file: Path | None = None
+    refresh: Duration = timedelta(minutes=10)
+    stale_limit: Duration = timedelta(hours=1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.jwks_url and self.file:
+            raise ValueError("give jwksUrl or file, not both")
+        return self
+
+
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
+
+
+class _Issuer(Settings):
+    issuer: HttpsUrl
+    audience: str | None = None
+    allow_several_audiences: bool = False
+    algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "ES256"), min_length=1)
+    max_lifetime: Duration = timedelta(hours=1)
+    leeway: Duration = timedelta(seconds=30)
+    keys: Keys = Keys()
+
+
+class OidcIssuer(_Issuer):
+    """An OpenID Connect provider: a CI system, or any other."""
+
+    type: Literal["oidc"]
+    profile: Literal["github", "gitlab", "plain"] = "plain"
+    subject_claims: tuple[str, ...] = ()
+    job_uses: int = Field(default=32, ge=1, le=10_000)
+    single_use: bool | None = None
+    person: bool = False
+
+
+class KubernetesIssuer(_Issuer):
+    """A cluster whose projected service account tokens are accepted."""
+
+    type: Literal["kubernetes"]
+    issuer: HttpsUrl = "https://kubernetes.default.svc.cluster.local"
+    verification: Literal["offline", "tokenreview", "both"] = "both"
+    cluster: Name | None = None
+    max_lifetime: Duration = timedelta(hours=24)
+
+    @model_validator(mode="after")
+    def _review_needs_a_cluster(self) -> Self:
+        if self.verification != "offline" and self.cluster is None:
+            raise ValueError("verification by TokenReview needs `cluster`, the cluster to ask")
+        return self
+
+
+Issuer = Annotated[OidcIssuer | KubernetesIssuer, Field(discriminator="type")]
+
+
+class Credential(Settings):
+    """The daemon's own credential at a cluster: a token file that is read again, or a kubeconfig."""
+
+    token_file: Path | None = None
+    kubeconfig: Path | None = None
+    context: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.token_file is None) == (self.kubeconfig is None):
+            raise ValueError("give exactly one of tokenFile and kubeconfig")
+        return self
+
+
+BreedingClass = Literal["workloads", "secrets", "exec", "tokens", "rbac", "impersonate", "wildcard", "nodes"]
+
+
+class Cluster(Settings):
+    """A target cluster.
+
+    `server` is what clients use; `allow` lists the classes of breeding rules that this cluster admits at all;
+    `clientCertificateAuthority` vouches for the certificate with which this API server asks the authorizer (mode
+    `authorizer`; without it the daemon keeps a client CA for each cluster in its state folder).
+    """
+
+    mode: Literal["authorizer", "bindings"]
+    server: HttpsUrl
+    certificate_authority: Path | None = None
+    credential: Credential | None = None
+    audience: str | None = None
+    client_certificate_authority: Path | None = None
+    grants_namespace: Name = "exchanged-grants"
+    daemon_namespace: Name = "exchanged"
+    fenced_roles: bool = False
+    cluster_roles: tuple[str, ...] = ()
+    namespaces: tuple[Name, ...] = ()
+    allow: tuple[BreedingClass, ...] = ()
+    max_lifetime: Duration = timedelta(hours=1)
+    time_out: Duration = timedelta(seconds=10)
+
+    @model_validator(mode="after")
+    def _fits_its_mode(self) -> Self:
+        if self.mode == "bindings" and self.credential is None:
+            raise ValueError("mode bindings needs `credential`, the daemon's own at this cluster")
+        if self.mode == "bindings" and not self.namespaces:
+            raise ValueError("mode bindings needs `namespaces`, the namespaces that grants may reach")
+        if self.mode == "authorizer" and (self.fenced_roles or self.cluster_roles):
+            raise ValueError("fencedRoles and clusterRoles belong to mode bindings")
+        if self.max_lifetime > GRANT_CEILING:
+            raise ValueError("maxLifetime is over the ceiling of 12h")
+        return self
+
+
+class Limits(Settings):
+    """Bounds on everything expensive."""
+
+    live_grants_per_subject: int = Field(default=200, ge=1)
+    live_grants: int = Field(default=100_000, ge=1)
+    requests_in_flight: int = Field(default=1_000, ge=1)
+    request_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=4 * 1024 * 1024)
+    exchange_time_out: Duration = timedelta(seconds=15)
+    drain: Duration = timedelta(seconds=20)
+    unverified_records_per_minute: int = Field(default=60, ge=0)
+
+
+class SigningKeys(Settings):
+    """How the daemon's own keys roll over: published ahead of use, kept published until their last token has ended."""
+
+    algorithm: Literal["ES256"] = "ES256"
+    rotate_after: Duration = timedelta(days=30)
+    publish_ahead: Duration = timedelta(hours=24)
+
+
+class Configuration(Settings):
+    """The whole file."""
+
+    api_version: Literal["exchanged.dev/v1alpha1"]
+    kind: Literal["Configuration"]
+    issuer: HttpsUrl
+    audience: str | None = None
+    state: Path
+    policies: Path
+    doors: Doors = Doors()
+    issuers: dict[Name, Issuer] = Field(min_length=1)
+    clusters: dict[Name, Cluster] = Field(min_length=1)
+    limits: Limits = Limits()
+    signing_keys: SigningKeys = SigningKeys()
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Self:
+        for name, issuer in self.issuers.items():
+            if isinstance(issuer, KubernetesIssuer) and issuer.cluster and issuer.cluster not in self.clusters:
+                raise ValueError(f"issuers.{name}.cluster names {issuer.cluster!r}, which is not under clusters")
+        if any(cluster.mode == "authorizer" for cluster in self.clusters.values()) and self.doors.authorizer is None:
+            raise ValueError("a cluster in mode authorizer needs doors.authorizer")
+        return self
+
+    @property
+    def own_audience(self) -> str:
+        """The audience that subject tokens are made out to, unless an issuer says otherwise."""
+        return self.audience or self.issuer
+
+    @property
+    def admin_socket(self) -> Path:
+        """The local socket for the daemon's own management."""
+        return self.doors.admin_socket or self.state / "admin.sock"
+
+
+def load(path: Path) -> Configuration:
+    """The configuration in a file; relative paths in it are relative to the file's folder.
+
+    Raises:
+        strict_yaml.Faulty: with every fault of the file, by line.
+    """
+    document = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
+    return strict_yaml.validate(document, Configuration)

@@ -1,0 +1,1 @@
+"""Where requests come in; nothing of gRPC or HTTP goes further."""

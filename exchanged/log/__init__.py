@@ -1,0 +1,1 @@
+"""The append-only record of what was asked, decided, made and ended."""

@@ -1,0 +1,1 @@
+"""Policies and the decision: pure, no I/O but the loading of files."""

@@ -1,0 +1,234 @@
+"""The plug points: what the exchange needs of the outside, as Protocols with as few methods as they can have."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from exchanged.log.record import Record, StoredRecord
+from exchanged.model import (
+    Allowed,
+    Claims,
+    ClusterName,
+    ClusterObject,
+    ClusterTraits,
+    Grant,
+    GrantId,
+    GrantState,
+    Identity,
+    IssuedToken,
+    IssuerName,
+    Plan,
+    PresentedToken,
+    TokenDigest,
+)
+
+
+class Authenticator(Protocol):
+    """Makes an `Identity` of a token, for one configured issuer."""
+
+    @property
+    def name(self) -> IssuerName:
+        """The issuer's name in the configuration."""
+        ...
+
+    def may_vouch(self, unverified_header: Claims, unverified_claims: Claims) -> bool:
+        """Whether the token looks like this issuer's, by its unverified `iss`. Selects candidates, proves nothing."""
+        ...
+
+    async def authenticate(self, token: PresentedToken, now: datetime) -> Identity:
+        """The identity that the token proves.
+
+        Raises:
+            TokenRefused: with the reason why not (`exchanged.authenticate.refused`).
+            KeysUnavailable, ClusterUnavailable: when it cannot be told now.
+        """
+        ...
+
+    async def run(self) -> None:
+        """Background work until cancelled (refreshing keys); returns at once where there is none."""
+        ...
+
+    def unready(self) -> str | None:
+        """Why this issuer's tokens could not be verified now, or None."""
+        ...
+
+
+class ClusterMode(Protocol):
+    """How one cluster comes to honour a grant, and ceases to."""
+
+    @property
+    def traits(self) -> ClusterTraits:
+        """What a decision has to know of the cluster."""
+        ...
+
+    def plan(self, grant_id: GrantId, allowed: Allowed) -> Plan:
+        """What `issue` is going to make, from what is known already; no I/O.
+
+        Raises:
+            ScopeDenied: the named cluster role holds a class that the policy does not acknowledge.
+            ClusterUnavailable: the cluster's roles are not known yet.
+        """
+        ...
+
+    async def issue(self, grant: Grant) -> IssuedToken:
+        """Makes what `grant.plan` names; when it returns, the token works.
+
+        Raises:
+            ClusterUnavailable: it could not; what was made is left to `withdraw`.
+        """
+        ...
+
+    async def withdraw(self, grant: Grant) -> None:
+        """Ends the grant at the cluster; when it returns, nothing of it is left there. Safe to repeat.
+
+        Raises:
+            ClusterUnavailable: it could not be done, or not be verified, now.
+        """
+        ...
+
+    async def sweep(self, is_known: Callable[[GrantId], Awaitable[bool]], now: datetime) -> tuple[ClusterObject, ...]:
+        """Deletes this instance's objects that the store does not know, past their own expiry; returns them."""
+        ...
+
+    async def run(self) -> None:
+        """Background work until cancelled (watching roles); returns at once where there is none."""
+        ...
+
+    def unready(self) -> str | None:
+        """Why a grant could not be issued now, or None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How many live grants there may be. 0 means none, never unlimited."""
+
+    live_per_subject: int
+    live_in_all: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """What one transaction claims and writes down before anything is made.
+
+    Attributes:
+        grant: in state `intended`.
+        parties: subject first, then the actor; each with its token, for single use and revocation.
+        job_uses: how many grants `grant.job` may get in all; 0 without a bound.
+        replaces: an earlier grant of the same issuer and job, which is ended (revoked) in the same transaction.
+    """
+
+    grant: Grant
+    parties: tuple[Identity, ...]
+    bounds: Bounds
+    job_uses: int
+    record: Record
+    replaces: GrantId | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantQuery:
+    """Which grants to list; None does not restrict. Newest first, `before` is the id to go on from."""
+
+    live_only: bool = False
+    cluster: ClusterName | None = None
+    policy: str | None = None
+    issuer: IssuerName | None = None
+    subject: str | None = None
+    state: GrantState | None = None
+    before: GrantId | None = None
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreCounts:
+    """How much there is: live grants, and ended grants that are still to be withdrawn."""
+
+    live: int
+    backlog: int
+
+
+class Store(Protocol):
+    """Grants, single use, revocations and records, in transactions that are durable when a call returns.
+
+    Every method raises StoreUnavailable when the store cannot answer.
+    """
+
+    @property
+    def instance(self) -> str:
+        """This store's own id, made once: 12 lower-case hex digits. Objects at clusters carry it."""
+        ...
+
+    async def begin(self, intent: Intent) -> Grant | None:
+        """Claims and records an intended grant, all or nothing; returns the grant it ended as replaced, if any.
+
+        A replaced grant that had ended already is no error; its end is recorded by the same transaction.
+
+        Raises:
+            SubjectTokenRejected, ActorTokenRejected: used before, or revoked since it was issued.
+            TooManyRequests: the subject, the daemon or the job has as many grants as it may.
+            MalformedRequest: `replaces` names no grant of this issuer and job.
+        """
+        ...
+
+    async def complete(self, grant_id: GrantId, token: IssuedToken, record: Record) -> bool:
+        """Intended becomes issued, with the token's digest; False if the grant was ended meanwhile."""
+        ...
+
+    async def end(
+        self, grant_id: GrantId, state: GrantState, why: str, record: Record, *, give_back: bool = False
+    ) -> Grant | None:
+        """Intended or issued becomes one of the ends; None if it was neither. `give_back` frees single use."""
+        ...
+
+    async def withdrawn(self, grant_id: GrantId, record: Record) -> bool:
+        """An ended grant becomes withdrawn; False if it was not one."""
+        ...
+
+    async def grant(self, grant_id: GrantId) -> Grant | None:
+        """The grant of this id."""
+        ...
+
+    async def grant_by_token(self, digest: TokenDigest) -> Grant | None:
+        """The grant whose token has this digest."""
+        ...
+
+    async def grants(self, query: GrantQuery) -> Sequence[Grant]:
+        """Grants that match, newest first."""
+        ...
+
+    async def due(self, now: datetime, limit: int) -> Sequence[Grant]:
+        """Grants that want withdrawing: ended and not withdrawn, or issued and past their expiry. Oldest first."""
+        ...
+
+    async def revoke_subject(self, issuer: IssuerName, subject: str, at: datetime, record: Record) -> None:
+        """Subject tokens of this subject issued at or before `at` are refused from now on."""
+        ...
+
+    async def new_epoch(self, at: datetime, record: Record) -> int:
+        """After a restore: ends every live grant (revoked) and refuses subject tokens issued at or before `at`.
+
+        Returns how many grants ended.
+        """
+        ...
+
+    async def append(self, record: Record) -> None:
+        """Writes one record."""
+        ...
+
+    async def records(self, *, after: int, limit: int, grant_id: GrantId | None = None) -> Sequence[StoredRecord]:
+        """Records with a sequence above `after`, oldest first."""
+        ...
+
+    async def last_sequence(self) -> int:
+        """The sequence of the newest record, 0 if there is none."""
+        ...
+
+    async def counts(self) -> StoreCounts:
+        """Live grants and backlog."""
+        ...
+
+    async def close(self) -> None:
+        """Waits for what was begun, then lets go; a later call raises StoreUnavailable."""
+        ...

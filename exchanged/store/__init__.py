@@ -1,0 +1,1 @@
+"""Grants, single use and records, in transactions."""

@@ -1,0 +1,1 @@
+"""Generated from proto/exchanged/v1; never edited."""
