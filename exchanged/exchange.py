@@ -1,6 +1,6 @@
 """The exchange, from a token that somebody shows to a token that a cluster honours: one story, in numbered steps."""
 
-from exchanged.model import Exchanged, ExchangeRequest, Grant, PresentedToken, RequestContext
+from exchanged.model import ClusterTraits, Exchanged, ExchangeRequest, Grant, PresentedToken, RequestContext
 
 
 class Exchanger:
@@ -18,6 +18,6 @@ class Exchanger:
         """The grant of this token, if it lives, ends (RFC 7009 §2.2: an unknown token is no error)."""
         raise NotImplementedError
 
-    async def introspect(self, token: PresentedToken, context: RequestContext) -> Exchanged | None:
+    async def introspect(self, token: PresentedToken, context: RequestContext) -> tuple[Grant, ClusterTraits] | None:
         """What a live token stands for, or None (RFC 7662 §2.2)."""
         raise NotImplementedError
