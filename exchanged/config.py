@@ -2,9 +2,10 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic.alias_generators import to_camel
 
 from exchanged import strict_yaml
 
@@ -12,6 +13,8 @@ GRANT_CEILING = timedelta(hours=12)
 """No grant lives longer, whatever a configuration says."""
 TOKEN_REQUEST_FLOOR = timedelta(seconds=600)
 """Kubernetes issues no service account token for less."""
+
+SettingsT = TypeVar("SettingsT", bound="Settings")
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -25,7 +28,8 @@ def _duration(value: object) -> object:
 
 
 Duration = Annotated[
-    timedelta, BeforeValidator(_duration, json_schema_input_type=Annotated[str, StringConstraints(pattern=r"^\d+[smhd]$")])
+    timedelta,
+    BeforeValidator(_duration, json_schema_input_type=Annotated[str, StringConstraints(pattern=r"^\d+[smhd]$")]),
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")]
 """A DNS label of at most 40 characters: it becomes part of names at clusters."""
@@ -37,12 +41,7 @@ Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z
 class Settings(BaseModel):
     """Strict: an unknown key is an error, and nothing is coerced."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=lambda name: _camel(name))
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel)
 
 
 class Tls(Settings):
@@ -254,6 +253,23 @@ def load(path: Path) -> Configuration:
 
     Raises:
         strict_yaml.Faulty: with every fault of the file, by line.
+        OSError: the file cannot be read.
     """
     document = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
-    return strict_yaml.validate(document, Configuration)
+    configuration = strict_yaml.validate(document, Configuration)
+    return _anchored(configuration, path.resolve().parent)
+
+
+def _anchored(settings: SettingsT, folder: Path) -> SettingsT:
+    """The same settings with every path absolute."""
+    return settings.model_copy(update={name: _anchor(value, folder) for name, value in settings})
+
+
+def _anchor(value: object, folder: Path) -> object:
+    if isinstance(value, Path):
+        return folder / value
+    if isinstance(value, Settings):
+        return _anchored(value, folder)
+    if isinstance(value, dict):
+        return {key: _anchor(item, folder) for key, item in value.items()}
+    return value

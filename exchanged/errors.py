@@ -79,6 +79,7 @@ class ExchangeError(Exception):
         detail: what happened, for the record alone; never a token, not even cut short.
         public: facts that help the caller and tell nothing they may not know.
         retry_after: when it may be tried again, if that can help.
+        verified: an issuer vouches for the caller, though the request is refused; such a refusal is on record.
     """
 
     answer: ClassVar[Answer]
@@ -86,6 +87,7 @@ class ExchangeError(Exception):
     detail: str
     public: Mapping[str, str]
     retry_after: timedelta | None
+    verified: bool
 
     def __init__(
         self,
@@ -94,12 +96,14 @@ class ExchangeError(Exception):
         *,
         public: Mapping[str, str] | None = None,
         retry_after: timedelta | None = None,
+        verified: bool = False,
     ) -> None:
         super().__init__(detail or reason.value)
         self.reason = reason
         self.detail = detail
         self.public = dict(public or {})
         self.retry_after = retry_after
+        self.verified = verified
 
     @property
     def oauth_error(self) -> str:

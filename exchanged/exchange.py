@@ -1,10 +1,112 @@
-"""The exchange, from a token that somebody shows to a token that a cluster honours: one story, in numbered steps."""
+"""The exchange, from a token that somebody shows to a token that a cluster honours: one story, in numbered steps.
 
-from exchanged.model import ClusterTraits, Exchanged, ExchangeRequest, Grant, PresentedToken, RequestContext
+    1. the request is one that can be answered at all
+    2. authenticate: who is it, and who acts for them?
+    3. decide: which policy, if any, grants this?
+    4. record the intent, in one transaction with all that must still be true (durable)
+    5. issue at the cluster
+    6. record what was issued, if it may still be (durable)
+    7. reply
+
+A refusal before step 5 leaves a record of its own; what goes wrong after step 4 is undone, and recorded as failed.
+"""
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from exchanged.authenticate.candidates import Authenticators
+from exchanged.authenticate.refused import TokenRefused
+from exchanged.ending import Endings
+from exchanged.errors import (
+    ActorTokenRejected,
+    ExchangeError,
+    KeysUnavailable,
+    PolicyDenied,
+    Reason,
+    SubjectTokenRejected,
+)
+from exchanged.log import entries
+from exchanged.model import (
+    Allowed,
+    ClusterName,
+    ClusterTraits,
+    Exchanged,
+    ExchangeRequest,
+    Grant,
+    GrantId,
+    GrantState,
+    Identity,
+    IssuedToken,
+    Party,
+    PresentedToken,
+    RequestContext,
+)
+from exchanged.policy.decide import decide
+from exchanged.policy.index import PolicySet
+from exchanged.ports import Bounds, ClusterMode, Intent, Store
+from exchanged.refusals import Refusals
+from exchanged.request import check
+
+log = logging.getLogger(__name__)
+
+GRANT_ID_BYTES = 10
+"""80 random bits: no two grants share an id, and names at clusters stay short."""
+
+
+class Policies(Protocol):
+    """Where the policies in force are found."""
+
+    @property
+    def current(self) -> PolicySet:
+        """The set in force now."""
+        ...
+
+
+@dataclass(slots=True)
+class _Case:
+    """One exchange as far as it got; what a refusal's record can tell."""
+
+    request: ExchangeRequest
+    context: RequestContext
+    subject: Identity | None = None
+    actor: Identity | None = None
 
 
 class Exchanger:
     """What both doors call, so that neither can skip a check."""
+
+    def __init__(
+        self,
+        *,
+        authenticators: Authenticators,
+        policies: Policies,
+        clusters: Mapping[ClusterName, ClusterMode],
+        store: Store,
+        endings: Endings,
+        refusals: Refusals,
+        bounds: Bounds,
+        time_out: float,
+        clock: Callable[[], datetime],
+        observe: Callable[[str, str, float], None],
+    ) -> None:
+        self._authenticators = authenticators
+        self._policies = policies
+        self._clusters = clusters
+        self._traits = {name: mode.traits for name, mode in clusters.items()}
+        self._store = store
+        self._endings = endings
+        self._refusals = refusals
+        self._bounds = bounds
+        self._time_out = time_out
+        self._clock = clock
+        self._observe = observe
+        self._begun: set[asyncio.Task[Exchanged]] = set()
 
     async def exchange(self, request: ExchangeRequest, context: RequestContext) -> Exchanged:
         """A token for one cluster, recorded before it is released (RFC 8693 §2).
@@ -12,12 +114,165 @@ class Exchanger:
         Raises:
             ExchangeError: one of its classes, for everything that a caller can cause.
         """
-        raise NotImplementedError
+        started = time.perf_counter()
+        outcome = Reason.INTERNAL.value
+        try:
+            exchanged = await self._exchange(_Case(request, context))
+            outcome = "ISSUED"
+        except ExchangeError as refusal:
+            outcome = refusal.reason.value
+            raise
+        else:
+            return exchanged
+        finally:
+            self._observe(context.door, outcome, time.perf_counter() - started)
+
+    async def _exchange(self, case: _Case) -> Exchanged:
+        request, now = case.request, case.context.time
+        try:
+            # 1. The request is one that can be answered at all.
+            check(request)
+            # 2. Authenticate. Nothing of a token is believed before this.
+            case.subject = await self._authenticate(
+                request.subject_token, request.subject_token_type, now, SubjectTokenRejected
+            )
+            if request.actor_token is not None and request.actor_token_type is not None:
+                case.actor = await self._authenticate(
+                    request.actor_token, request.actor_token_type, now, ActorTokenRejected
+                )
+            # 3. Decide: pure, and at this moment's context.
+            allowed = decide(self._policies.current, self._traits, case.subject, case.actor, request, case.context)
+            mode = self._clusters[allowed.cluster]
+            grant = self._intended(case, case.subject, allowed, mode)
+        except ExchangeError as refusal:
+            await self._refuse(refusal, case)
+            raise
+        # A caller that hangs up does not cancel what is begun from here on.
+        making = asyncio.create_task(self._make(case, grant, mode))
+        self._begun.add(making)
+        making.add_done_callback(self._ended)
+        return await asyncio.shield(making)
+
+    def _ended(self, making: asyncio.Task[Exchanged]) -> None:
+        self._begun.discard(making)
+        if not making.cancelled():
+            making.exception()  # the caller may have hung up, and then nobody else asks
+
+    async def _authenticate(
+        self, token: PresentedToken, token_type: str, now: datetime, rejected: type[ExchangeError]
+    ) -> Identity:
+        try:
+            async with asyncio.timeout(self._time_out):
+                return await self._authenticators.authenticate(token, token_type, now)
+        except TokenRefused as refused:
+            raise rejected(refused.reason, refused.detail, verified=refused.verified) from refused
+        except TimeoutError as error:
+            raise KeysUnavailable(Reason.KEYS_UNAVAILABLE, "the token's issuer did not answer in time") from error
+
+    def _intended(self, case: _Case, subject: Identity, allowed: Allowed, mode: ClusterMode) -> Grant:
+        grant_id = GrantId(secrets.token_hex(GRANT_ID_BYTES))
+        now = case.context.time.replace(microsecond=0)
+        return Grant(
+            id=grant_id,
+            state=GrantState.INTENDED,
+            mode=mode.traits.mode,
+            allowed=allowed,
+            plan=mode.plan(grant_id, allowed),
+            subject=_party(subject),
+            actor=_party(case.actor) if case.actor else None,
+            job=subject.job or "",
+            stated_intent=case.request.intent,
+            request_id=case.context.request_id,
+            source=case.context.source,
+            created_at=now,
+            expires_at=now + allowed.lifetime,
+        )
+
+    async def _make(self, case: _Case, grant: Grant, mode: ClusterMode) -> Exchanged:
+        with self._endings.in_flight(grant.id):
+            # 4. Record the intent: single use, revocations, bounds and the record in one transaction.
+            try:
+                replaced = await self._store.begin(self._intent(case, grant))
+            except ExchangeError as refusal:
+                await self._refuse(refusal, case)
+                raise
+            token: IssuedToken | None = None
+            try:
+                # 5. Issue at the cluster; when this returns, the token works.
+                token = await mode.issue(grant)
+                # 6. Record what was issued, if it may still be.
+                await self._complete(grant, token)
+            except BaseException as error:
+                await self._undo(grant, token, error)
+                raise
+        if replaced is not None:
+            self._endings.withdraw_soon(replaced)
+        # 7. Reply: from here on the token can be used.
+        issued = replace(
+            grant,
+            state=GrantState.ISSUED,
+            credential_id=token.credential_id,
+            token_digest=token.digest(),
+            objects=token.objects,
+        )
+        return Exchanged(token=token, grant=issued, cluster=mode.traits)
+
+    def _intent(self, case: _Case, grant: Grant) -> Intent:
+        parties = tuple(identity for identity in (case.subject, case.actor) if identity is not None)
+        return Intent(
+            grant=grant,
+            parties=parties,
+            bounds=self._bounds,
+            job_uses=parties[0].job_uses,
+            record=entries.intended(grant, parties, case.request),
+            replaces=case.request.replaces,
+        )
+
+    async def _complete(self, grant: Grant, token: IssuedToken) -> None:
+        allowed = grant.allowed
+        if self._policies.current.digest_of(allowed.policy) != allowed.policy_digest:
+            raise PolicyDenied(Reason.POLICY_CHANGED, f"policy {allowed.policy} changed while the grant was made")
+        if not await self._store.complete(grant.id, token, entries.issued(grant, token, self._clock())):
+            raise SubjectTokenRejected(Reason.SUBJECT_REVOKED, f"grant {grant.id} was ended while it was made")
+
+    async def _undo(self, grant: Grant, token: IssuedToken | None, error: BaseException) -> None:
+        """Whoever loses undoes: nothing was released, so the subject token may be used again."""
+        why = error.detail if isinstance(error, ExchangeError) else type(error).__name__
+        try:
+            ended = await self._endings.end(grant.id, GrantState.FAILED, why, by="exchanged", give_back=True)
+            if ended is None:
+                made = replace(grant, objects=token.objects if token else ())
+                await self._endings.withdraw(made)
+        except ExchangeError as failure:
+            # The store is out of reach too. The grant stays intended, and is undone when the store is back.
+            log.warning("undoing failed; it will be tried again", extra={"grant": grant.id, "detail": failure.detail})
+
+    async def _refuse(self, refusal: ExchangeError, case: _Case) -> None:
+        await self._refusals.record(refusal, case.request, case.context, case.subject, case.actor)
 
     async def revoke(self, token: PresentedToken, context: RequestContext) -> None:
         """The grant of this token, if it lives, ends (RFC 7009 §2.2: an unknown token is no error)."""
-        raise NotImplementedError
+        grant = await self._store.grant_by_token(token.digest())
+        if grant is None or grant.state is not GrantState.ISSUED:
+            return
+        ending = asyncio.create_task(
+            self._endings.end(grant.id, GrantState.RETURNED, "given back", by="holder", request_id=context.request_id)
+        )
+        await asyncio.shield(ending)
 
     async def introspect(self, token: PresentedToken, context: RequestContext) -> tuple[Grant, ClusterTraits] | None:
         """What a live token stands for, or None (RFC 7662 §2.2)."""
-        raise NotImplementedError
+        grant = await self._store.grant_by_token(token.digest())
+        if grant is None or grant.state is not GrantState.ISSUED or grant.expires_at <= context.time:
+            return None
+        traits = self._traits.get(grant.cluster)
+        return (grant, traits) if traits else None
+
+    async def drain(self) -> None:
+        """Waits until what was begun has come to its end."""
+        while self._begun:
+            await asyncio.wait(self._begun)
+
+
+def _party(identity: Identity) -> Party:
+    return Party(issuer=identity.issuer, subject=identity.subject, kind=identity.kind)

@@ -198,8 +198,11 @@ class Store(Protocol):
         """Grants that match, newest first."""
         ...
 
-    async def due(self, now: datetime, limit: int) -> Sequence[Grant]:
-        """Grants that want withdrawing: ended and not withdrawn, or issued and past their expiry. Oldest first."""
+    async def due(self, now: datetime, limit: int, *, cluster: ClusterName) -> Sequence[Grant]:
+        """Grants of one cluster that want attention, oldest first.
+
+        Ended and not withdrawn, issued and past their expiry, or intended by a daemon that is no more.
+        """
         ...
 
     async def revoke_subject(self, issuer: IssuerName, subject: str, at: datetime, record: Record) -> None:
