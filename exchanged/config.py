@@ -33,6 +33,7 @@ Duration = Annotated[
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")]
 """A DNS label of at most 40 characters: it becomes part of names at clusters."""
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[^\s?#]+$")]
 Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
 """host:port; port 0 lets the kernel choose."""
@@ -171,11 +172,11 @@ class Cluster(Settings):
     credential: Credential | None = None
     audience: str | None = None
     client_certificate_authority: Path | None = None
-    grants_namespace: Name = "exchanged-grants"
-    daemon_namespace: Name = "exchanged"
+    grants_namespace: Namespace = "exchanged-grants"
+    daemon_namespace: Namespace = "exchanged"
     fenced_roles: bool = False
     cluster_roles: tuple[str, ...] = ()
-    namespaces: tuple[Name, ...] = ()
+    namespaces: tuple[Namespace, ...] = ()
     allow: tuple[BreedingClass, ...] = ()
     max_lifetime: Duration = timedelta(hours=1)
     time_out: Duration = timedelta(seconds=10)

@@ -31,7 +31,7 @@ _ENDS = {
 
 def intended(grant: Grant, parties: tuple[Identity, ...], request: ExchangeRequest) -> Record:
     """The record of intent: who asked for what, what was decided and by which policy, what is about to be made."""
-    body = {
+    body: dict[str, Any] = {
         "subject": identity(parties[0]),
         "asked": asked(request),
         "decided": decided(grant.allowed),
@@ -110,7 +110,7 @@ def unverified(refusal: ExchangeError, context: RequestContext, left_out: int) -
 
 def identity(who: Identity) -> dict[str, Any]:
     """An identity with the claims that were verified."""
-    body = {
+    body: dict[str, Any] = {
         "issuer": who.issuer,
         "subject": who.subject,
         "kind": who.kind.value,

@@ -1,0 +1,140 @@
+"""Conditions: CEL, type-checked when a policy is loaded, on bounded input. One that goes wrong does not hold."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakValueDictionary
+
+from cel_expr_python import cel
+
+from exchanged.model import ClusterName, ExchangeRequest, Identity, RequestContext
+
+_COMPREHENSION = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
+MAX_COMPREHENSIONS = 1
+"""Loops in one condition. A token is bounded, so one loop over its claims is; loops within loops are not."""
+
+VARIABLES: Mapping[str, tuple[str, str]] = {
+    "claims": ("map(string, dyn)", "verified claims of the subject; in actors[].when of the actor"),
+    "issuer": ("string", "the configured name of whose claims they are"),
+    "subject": ("string", "the `sub` of whose claims they are"),
+    "actor": ("map(string, dyn)", "issuer, subject and claims of the actor; empty without one"),
+    "request.time": ("timestamp", "now"),
+    "request.hour": ("int", "hour of the day, UTC"),
+    "request.weekday": ("int", "Monday is 1, UTC"),
+    "request.source": ("string", "the peer's address"),
+    "request.door": ("string", "grpc or http"),
+    "request.cluster": ("string", 'the cluster\'s name; "" in subjects[].when'),
+    "request.scope": ("string", "the scope as asked for"),
+    "stated.intent": ("string", "what the caller says it is about to do; nobody vouches for it"),
+}
+
+
+class ConditionError(ValueError):
+    """A condition that cannot be loaded; the message says why."""
+
+
+class Condition:
+    """A compiled condition."""
+
+    __slots__ = ("__weakref__", "_program", "text")
+
+    def __init__(self, text: str, program: cel.Expression) -> None:
+        self.text = text
+        self._program = program
+
+    def why_not(self, activation: cel.Activation) -> str | None:
+        """None if it holds; else why it does not."""
+        try:
+            value = self._program.eval(activation)
+        except RuntimeError as error:
+            return f"{self.text}: {error}"
+        if value.type() == cel.Type.BOOL:
+            return None if value.value() is True else f"{self.text}: false"
+        return f"{self.text}: {value.value()}"
+
+
+class Conditions:
+    """Compiles conditions, each text once."""
+
+    def __init__(self) -> None:
+        types = {
+            "string": cel.Type.STRING,
+            "int": cel.Type.INT,
+            "timestamp": cel.Type.TIMESTAMP,
+            "map(string, dyn)": cel.Type.Map(cel.Type.STRING, cel.Type.DYN),
+        }
+        self._environment = cel.NewEnv(variables={name: types[kind] for name, (kind, _) in VARIABLES.items()})
+        self._compiled: WeakValueDictionary[str, Condition] = WeakValueDictionary()
+
+    def compile(self, text: str) -> Condition:
+        """The condition of this text.
+
+        Raises:
+            ConditionError: it does not parse, does not type-check, is not a bool, or costs too much.
+        """
+        known = self._compiled.get(text)
+        if known is not None:
+            return known
+        if len(_COMPREHENSION.findall(text)) > MAX_COMPREHENSIONS:
+            raise ConditionError(f"more than {MAX_COMPREHENSIONS} loop (all, exists, exists_one, map, filter)")
+        try:
+            program = self._environment.compile(text)
+        except RuntimeError as error:
+            raise ConditionError(_readable(str(error))) from error
+        if program.return_type() != cel.Type.BOOL:
+            raise ConditionError(f"a condition must be a bool, this is {program.return_type().name()}")
+        condition = self._compiled[text] = Condition(text, program)
+        return condition
+
+    def matches(self, claim: str, pattern: str) -> str:
+        r"""The text of a condition that this pattern matches the whole of a claim.
+
+        `^a|b$` has its anchors and yet matches more than it seems to: within \A(?:…)\z it does not.
+
+        Raises:
+            ConditionError: it is not a pattern.
+        """
+        whole = json.dumps(rf"\A(?:{pattern[1:-1]})\z")
+        probe = self._environment.compile(f'"".matches({whole})').eval(data={})
+        if probe.type() != cel.Type.BOOL:
+            raise ConditionError(f"not a pattern (RE2): {pattern}")
+        return f"claims[{json.dumps(claim)}].matches({whole})"
+
+    def activation(
+        self,
+        who: Identity,
+        actor: Identity | None,
+        request: ExchangeRequest,
+        context: RequestContext,
+        cluster: ClusterName | None,
+    ) -> cel.Activation:
+        """The variables of one decision."""
+        return self._environment.Activation(
+            {
+                "claims": who.claims,
+                "issuer": who.issuer,
+                "subject": who.subject,
+                "actor": _party(actor),
+                "request.time": context.time,
+                "request.hour": context.time.hour,
+                "request.weekday": context.time.isoweekday(),
+                "request.source": context.source,
+                "request.door": context.door,
+                "request.cluster": cluster or "",
+                "request.scope": " ".join(request.scope),
+                "stated.intent": request.intent,
+            }
+        )
+
+
+def _party(actor: Identity | None) -> dict[str, Any]:
+    if actor is None:
+        return {}
+    return {"issuer": actor.issuer, "subject": actor.subject, "claims": actor.claims}
+
+
+def _readable(error: str) -> str:
+    """The compiler's own words, without its frame."""
+    first = error.removeprefix("INVALID_ARGUMENT: ").removeprefix("ERROR: <input>:").splitlines()[0]
+    return f"at {first}"

@@ -1,0 +1,274 @@
+"""The folder of policy files, loaded by file and kept up to date.
+
+A bad file keeps its own last good content and says so; the others apply. No exchange waits: files are read and compiled
+in a thread, and what they hold is put in force in small steps between exchanges.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import watchfiles
+
+from exchanged.policy.compiled import CompiledPolicy, Compiler
+from exchanged.policy.index import PolicySet
+from exchanged.policy.load import load_text
+from exchanged.strict_yaml import Fault, Faulty
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset({".yaml", ".yml"})
+BATCH = 64
+"""Files read by one step of the thread."""
+STEP_SECONDS = 0.003
+"""How long putting policies in force may hold up the loop before it lets exchanges by."""
+DEBOUNCE_MS = 100
+"""How long changes are gathered: editors and git write in several steps."""
+RESCAN = timedelta(seconds=60)
+"""How often the folder is compared as a whole, should the kernel have dropped a notice."""
+RETRIED_FILES = 100
+"""Faulty files that are read again with each change: what they clashed with may be gone."""
+
+Signature = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class _File:
+    """What a file holds: its state when read, the policies in force from it, and what is wrong with it now."""
+
+    signature: Signature
+    policies: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadReport:
+    """One load: what changed, what is in force now, and what is wrong."""
+
+    time: datetime
+    digest: str
+    policies: int
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    faults: tuple[Fault, ...]
+    seconds: float
+
+
+@dataclass(slots=True)
+class _Load:
+    """A load under way."""
+
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+
+class PolicyFolder:
+    """Policies from a folder."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        compiler: Compiler,
+        clock: Callable[[], datetime],
+        on_load: Callable[[LoadReport], Awaitable[None]],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._compiler = compiler
+        self._clock = clock
+        self._on_load = on_load
+        self._progress = progress
+        self._policies = PolicySet(compiler.conditions)
+        self._files: dict[Path, _File] = {}
+        self._file_of: dict[str, Path] = {}
+
+    @property
+    def current(self) -> PolicySet:
+        """The policies in force."""
+        return self._policies
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """What is wrong with the files now."""
+        return tuple(fault for file in self._files.values() for fault in file.faults)
+
+    @property
+    def faulty_files(self) -> int:
+        """How many files have faults."""
+        return sum(1 for file in self._files.values() if file.faults)
+
+    async def load(self) -> LoadReport:
+        """Brings everything in line with the folder.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        scanned = await asyncio.to_thread(self._scan)
+        report = await self._apply(scanned, whole=True)
+        # What is in force now stays: the collector need not walk over it again and again.
+        gc.collect()
+        gc.freeze()
+        return report
+
+    async def run(self) -> None:
+        """Follows the folder until cancelled."""
+        async for paths in self._changes():
+            try:
+                if paths is None:
+                    scanned, whole = await asyncio.to_thread(self._scan), True
+                else:
+                    scanned, whole = await asyncio.to_thread(_signatures, paths), False
+                await self._apply(scanned, whole=whole)
+            except OSError:
+                log.exception("policies cannot be read; those in force stay")
+
+    async def _changes(self) -> AsyncIterator[set[Path] | None]:
+        """The files that changed, or None where everything has to be looked at."""
+        watching = watchfiles.awatch(
+            self._path,
+            watch_filter=None,
+            debounce=DEBOUNCE_MS,
+            step=DEBOUNCE_MS // 2,
+            rust_timeout=int(RESCAN.total_seconds() * 1000),
+            yield_on_timeout=True,
+        )
+        async for changes in watching:
+            paths = {Path(path) for _, path in changes}
+            # A mounted ConfigMap swaps one link, under another name than the files have.
+            yield paths if paths and all(path.suffix in SUFFIXES for path in paths) else None
+
+    def _scan(self) -> dict[Path, Signature | None]:
+        if not self._path.is_dir():
+            raise NotADirectoryError(f"{self._path} is not a folder of policies")
+        return _signatures(_policy_files(self._path))
+
+    async def _apply(self, scanned: dict[Path, Signature | None], *, whole: bool) -> LoadReport:
+        load = _Load()
+        gone = [path for path, signature in scanned.items() if signature is None]
+        if whole:
+            gone += self._files.keys() - scanned.keys()
+        for path in gone:
+            self._forget(path, load)
+        changed = {
+            path: signature
+            for path, signature in scanned.items()
+            if signature is not None and (path not in self._files or self._files[path].signature != signature)
+        }
+        if changed or load.removed:
+            again = (path for path, file in self._files.items() if file.faults and path not in changed)
+            for path, _ in zip(again, range(RETRIED_FILES), strict=False):
+                changed[path] = self._files[path].signature
+        await self._read(changed, load)
+        report = self._report(load)
+        if load.changed or load.removed or whole:
+            await self._on_load(report)
+        return report
+
+    async def _read(self, changed: dict[Path, Signature], load: _Load) -> None:
+        paths = list(changed)
+        for start in range(0, len(paths), BATCH):
+            batch = paths[start : start + BATCH]
+            contents = await asyncio.to_thread(self._load_files, batch)
+            let_by = time.perf_counter() + STEP_SECONDS
+            for path, content in zip(batch, contents, strict=True):
+                self._put(path, changed[path], content, load)
+                if time.perf_counter() > let_by:
+                    await asyncio.sleep(0)
+                    let_by = time.perf_counter() + STEP_SECONDS
+            if self._progress is not None:
+                self._progress(start + len(batch), len(paths))
+
+    def _load_files(self, paths: list[Path]) -> list[list[CompiledPolicy] | Faulty]:
+        return [self._load_file(path) for path in paths]
+
+    def _load_file(self, path: Path) -> list[CompiledPolicy] | Faulty:
+        name = str(path.relative_to(self._path))
+        try:
+            return load_text(path.read_text(encoding="utf-8"), name, self._compiler)
+        except Faulty as faulty:
+            return faulty
+        except (OSError, UnicodeError) as error:
+            return Faulty(Fault(file=name, line=1, where="", what=f"cannot be read: {error}"))
+
+    def _put(self, path: Path, signature: Signature, content: list[CompiledPolicy] | Faulty, load: _Load) -> None:
+        file = self._files.setdefault(path, _File(signature))
+        file.signature = signature
+        if not isinstance(content, Faulty):
+            content = self._unless_taken(path, content)
+        if isinstance(content, Faulty):
+            if content.faults != file.faults:
+                load.changed.append(str(path.relative_to(self._path)))
+            file.faults = content.faults
+            return
+        kept = {policy.name for policy in content}
+        for name in set(file.policies) - kept:
+            self._policies.remove(name)
+            self._file_of.pop(name, None)
+        for policy in content:
+            self._policies.put(policy)
+            self._file_of[policy.name] = path
+        file.policies, file.faults = tuple(kept), ()
+        load.changed.append(str(path.relative_to(self._path)))
+
+    def _unless_taken(self, path: Path, policies: list[CompiledPolicy]) -> list[CompiledPolicy] | Faulty:
+        name = str(path.relative_to(self._path))
+        faults = [
+            Fault(
+                file=name,
+                line=1,
+                where="metadata.name",
+                what=f"policy {policy.name!r} is already in {self._file_of[policy.name].relative_to(self._path)}",
+            )
+            for policy in policies
+            if self._file_of.get(policy.name, path) != path
+        ]
+        return Faulty(*faults) if faults else policies
+
+    def _forget(self, path: Path, load: _Load) -> None:
+        file = self._files.pop(path, None)
+        if file is None:
+            return
+        for name in file.policies:
+            self._policies.remove(name)
+            self._file_of.pop(name, None)
+        load.removed.append(str(path.relative_to(self._path)))
+
+    def _report(self, load: _Load) -> LoadReport:
+        return LoadReport(
+            time=self._clock(),
+            digest=self._policies.digest,
+            policies=len(self._policies),
+            changed=tuple(load.changed),
+            removed=tuple(load.removed),
+            faults=self.faults,
+            seconds=time.perf_counter() - load.started,
+        )
+
+
+def _policy_files(folder: Path) -> Iterator[Path]:
+    """Every policy file under a folder, in the order of names; hidden folders are not looked into."""
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix in SUFFIXES:
+                yield Path(root, name)
+
+
+def _signatures(paths: Iterable[Path]) -> dict[Path, Signature | None]:
+    """What tells a changed file from an unchanged one; None for one that is gone."""
+    signatures: dict[Path, Signature | None] = {}
+    for path in paths:
+        try:
+            status = path.stat()
+            signatures[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        except FileNotFoundError:
+            signatures[path] = None
+    return signatures

@@ -1,0 +1,225 @@
+"""The changes of the SQLite store: each checks first and writes after, within a transaction that others share."""
+
+import sqlite3
+from datetime import datetime, timedelta
+
+from exchanged.errors import ActorTokenRejected, MalformedRequest, Reason, SubjectTokenRejected, TooManyRequests
+from exchanged.log import entries
+from exchanged.log.record import Record
+from exchanged.model import Grant, GrantId, GrantState, Identity, IssuedToken, IssuerName
+from exchanged.ports import Intent
+from exchanged.store import codec
+from exchanged.store.codec import micros
+
+KEPT_AFTER_EXPIRY = timedelta(hours=1)
+"""How long a used token is remembered after its end: longer than any leeway in judging it."""
+PRUNED_AT_ONCE = 8
+"""Used tokens forgotten with each new one: more than one, so that the table shrinks when there is less to do."""
+RETRY = timedelta(seconds=30)
+"""When a caller over a bound may try again: grants are short."""
+
+Rejected = type[SubjectTokenRejected] | type[ActorTokenRejected]
+
+_LIVE = "('intended', 'issued')"
+_ENDED = "('failed', 'revoked', 'expired', 'returned')"
+
+
+def begin(db: sqlite3.Connection, intent: Intent, run: str, epoch: int) -> Grant | None:
+    """Claims and records an intended grant; returns the one it replaced (`Store.begin`)."""
+    grant = intent.grant
+    single_use = [(party.issuer, party.single_use) for party in intent.parties if party.single_use is not None]
+    errors: tuple[Rejected, Rejected] = (SubjectTokenRejected, ActorTokenRejected)
+    for party, rejected in zip(intent.parties, errors, strict=False):
+        _check_not_revoked(db, party, rejected, epoch)
+        _check_unused(db, party, rejected)
+    _check_bounds(db, intent)
+    replaced = _replaceable(db, intent)
+    for party in intent.parties:
+        if party.single_use is not None:
+            until = micros(party.expires_at + KEPT_AFTER_EXPIRY)
+            db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (party.issuer, party.single_use, until, grant.id))
+    if single_use:
+        _forget_used(db, intent.record.time)
+    db.execute(
+        "INSERT INTO grants (id, state, cluster, policy, issuer, subject, job, created_at, expires_at, run, decision) "
+        "VALUES (?, 'intended', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            grant.id,
+            grant.cluster,
+            grant.policy,
+            grant.subject.issuer,
+            grant.subject.subject,
+            grant.job,
+            micros(grant.created_at),
+            micros(grant.expires_at),
+            run,
+            codec.decision(grant, single_use),
+        ),
+    )
+    _count(db, grant.subject.issuer, grant.subject.subject, 1)
+    append(db, intent.record)
+    if replaced is not None and replaced.state in {GrantState.INTENDED, GrantState.ISSUED}:
+        why = f"replaced by {grant.id}"
+        record = entries.ended(replaced.id, GrantState.REVOKED, why, by="holder", at=intent.record.time)
+        return end(db, replaced.id, GrantState.REVOKED, why, record)
+    return None
+
+
+def complete(db: sqlite3.Connection, grant_id: GrantId, token: IssuedToken, record: Record) -> bool:
+    """Intended becomes issued (`Store.complete`)."""
+    changed = db.execute(
+        "UPDATE grants SET state = 'issued', credential_id = ?, token_digest = ?, objects = ? "
+        "WHERE id = ? AND state = 'intended'",
+        (token.credential_id, token.digest(), codec.objects(token.objects), grant_id),
+    ).rowcount
+    if changed:
+        append(db, record)
+    return bool(changed)
+
+
+def end(
+    db: sqlite3.Connection,
+    grant_id: GrantId,
+    state: GrantState,
+    why: str,
+    record: Record,
+    *,
+    give_back: bool = False,
+) -> Grant | None:
+    """Intended or issued becomes one of the ends (`Store.end`)."""
+    row = db.execute(
+        f"UPDATE grants SET state = ?1, outcome = ?1, ended = ?2 WHERE id = ?3 AND state IN {_LIVE} "  # noqa: S608
+        f"RETURNING {codec.GRANT_COLUMNS}",
+        (state.value, why, grant_id),
+    ).fetchone()
+    if row is None:
+        return None
+    grant = codec.grant(row)
+    _count(db, grant.subject.issuer, grant.subject.subject, -1)
+    if give_back:
+        (text,) = db.execute("SELECT decision FROM grants WHERE id = ?", (grant_id,)).fetchone()
+        for issuer, token in codec.single_uses(text):
+            db.execute("DELETE FROM used WHERE issuer = ? AND token = ? AND grant_id = ?", (issuer, token, grant_id))
+    append(db, record)
+    return grant
+
+
+def withdrawn(db: sqlite3.Connection, grant_id: GrantId, record: Record) -> bool:
+    """An ended grant becomes withdrawn (`Store.withdrawn`)."""
+    changed = db.execute(
+        f"UPDATE grants SET state = 'withdrawn' WHERE id = ? AND state IN {_ENDED}",  # noqa: S608 - a constant
+        (grant_id,),
+    ).rowcount
+    if changed:
+        append(db, record)
+    return bool(changed)
+
+
+def revoke_subject(db: sqlite3.Connection, issuer: IssuerName, subject: str, at: datetime, record: Record) -> None:
+    """Older tokens of this subject are refused (`Store.revoke_subject`); an earlier revocation never moves back."""
+    db.execute(
+        "INSERT INTO revoked_subjects VALUES (?, ?, ?) "
+        "ON CONFLICT (issuer, subject) DO UPDATE SET at = max(at, excluded.at)",
+        (issuer, subject, micros(at)),
+    )
+    append(db, record)
+
+
+def new_epoch(db: sqlite3.Connection, at: datetime, record: Record) -> int:
+    """Every live grant ends, and older subject tokens are refused (`Store.new_epoch`)."""
+    live = [GrantId(row[0]) for row in db.execute(f"SELECT id FROM grants WHERE state IN {_LIVE}")]  # noqa: S608
+    why = "the store was restored"
+    for grant_id in live:
+        end(
+            db,
+            grant_id,
+            GrantState.REVOKED,
+            why,
+            entries.ended(grant_id, GrantState.REVOKED, why, by="operator", at=at),
+        )
+    db.execute(
+        "INSERT INTO meta VALUES ('epoch', ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (micros(at),)
+    )
+    append(db, record)
+    return len(live)
+
+
+def append(db: sqlite3.Connection, record: Record) -> None:
+    """Writes one record."""
+    db.execute(
+        "INSERT INTO records (time, kind, grant_id, request_id, body) VALUES (?, ?, ?, ?, ?)", codec.record_row(record)
+    )
+
+
+def _check_not_revoked(db: sqlite3.Connection, party: Identity, rejected: Rejected, epoch: int) -> None:
+    issued = micros(party.issued_at)
+    row = db.execute(
+        "SELECT at FROM revoked_subjects WHERE issuer = ? AND subject = ?", (party.issuer, party.subject)
+    ).fetchone()
+    if issued <= epoch or (row is not None and issued <= row[0]):
+        raise rejected(Reason.SUBJECT_REVOKED, f"tokens of {party.issuer}/{party.subject} up to now are revoked")
+
+
+def _check_unused(db: sqlite3.Connection, party: Identity, rejected: Rejected) -> None:
+    if party.single_use is None:
+        return
+    row = db.execute(
+        "SELECT grant_id FROM used WHERE issuer = ? AND token = ?", (party.issuer, party.single_use)
+    ).fetchone()
+    if row is not None:
+        raise rejected(Reason.TOKEN_REPLAYED, f"used before, for grant {row[0]}")
+
+
+def _check_bounds(db: sqlite3.Connection, intent: Intent) -> None:
+    grant, bounds = intent.grant, intent.bounds
+    who = (grant.subject.issuer, grant.subject.subject)
+    live = dict(db.execute("SELECT issuer, grants FROM live WHERE (issuer, subject) IN (VALUES (?, ?), ('', ''))", who))
+    if live.get(grant.subject.issuer, 0) >= bounds.live_per_subject:
+        raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_per_subject} live grants of {'/'.join(who)}")
+    if live[""] >= bounds.live_in_all:
+        raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_in_all} live grants in all")
+    if intent.job_uses and grant.job:
+        (made,) = db.execute(
+            "SELECT count(*) FROM grants WHERE issuer = ? AND job = ? AND job <> '' AND outcome IS NOT 'failed'",
+            (grant.subject.issuer, grant.job),
+        ).fetchone()
+        if made >= intent.job_uses:
+            raise _too_many(Reason.JOB_EXHAUSTED, f"job {grant.job} had {made} grants", retry=None)
+
+
+def _too_many(reason: Reason, detail: str, retry: timedelta | None = RETRY) -> TooManyRequests:
+    return TooManyRequests(reason, detail, retry_after=retry)
+
+
+def _replaceable(db: sqlite3.Connection, intent: Intent) -> Grant | None:
+    """The grant that the intent names, if it is of the same issuer and job; anybody else's is not to be had."""
+    if intent.replaces is None:
+        return None
+    row = db.execute(
+        f"SELECT {codec.GRANT_COLUMNS} FROM grants WHERE id = ?",  # noqa: S608 - a constant
+        (intent.replaces,),
+    ).fetchone()
+    found = codec.grant(row) if row is not None else None
+    grant = intent.grant
+    if found is None or not grant.job or (found.subject.issuer, found.job) != (grant.subject.issuer, grant.job):
+        raise MalformedRequest(
+            Reason.PARAMETER_CONFLICT,
+            f"{intent.replaces} is no grant of this job",
+            public={"parameter": "replaces_grant_id"},
+        )
+    return found
+
+
+def _forget_used(db: sqlite3.Connection, now: datetime) -> None:
+    db.execute(
+        "DELETE FROM used WHERE (issuer, token) IN (SELECT issuer, token FROM used WHERE expires_at < ? LIMIT ?)",
+        (micros(now), PRUNED_AT_ONCE),
+    )
+
+
+def _count(db: sqlite3.Connection, issuer: str, subject: str, by: int) -> None:
+    db.execute(
+        "INSERT INTO live VALUES (?1, ?2, ?3), ('', '', ?3) "
+        "ON CONFLICT (issuer, subject) DO UPDATE SET grants = grants + excluded.grants",
+        (issuer, subject, by),
+    )

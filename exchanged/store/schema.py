@@ -1,0 +1,62 @@
+"""The tables of the SQLite store, and how an older file becomes a newer one."""
+
+MIGRATIONS = (
+    """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE grants (
+    number INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL,
+    outcome TEXT,
+    cluster TEXT NOT NULL,
+    policy TEXT NOT NULL,
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    job TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    run TEXT NOT NULL,
+    decision TEXT NOT NULL,
+    credential_id TEXT NOT NULL DEFAULT '',
+    token_digest BLOB,
+    objects TEXT NOT NULL DEFAULT '[]',
+    ended TEXT NOT NULL DEFAULT ''
+);
+CREATE UNIQUE INDEX grants_token ON grants (token_digest) WHERE token_digest IS NOT NULL;
+CREATE INDEX grants_expiry ON grants (cluster, expires_at) WHERE state = 'issued';
+CREATE INDEX grants_intended ON grants (cluster, created_at) WHERE state = 'intended';
+CREATE INDEX grants_backlog ON grants (cluster, number) WHERE state IN ('failed', 'revoked', 'expired', 'returned');
+CREATE INDEX grants_job ON grants (issuer, job) WHERE job <> '';
+CREATE INDEX grants_subject ON grants (issuer, subject);
+
+-- live grants by subject; the row ('', '') counts them all
+CREATE TABLE live (
+    issuer TEXT NOT NULL, subject TEXT NOT NULL, grants INTEGER NOT NULL, PRIMARY KEY (issuer, subject)
+) WITHOUT ROWID;
+INSERT INTO live VALUES ('', '', 0);
+
+CREATE TABLE used (
+    issuer TEXT NOT NULL, token TEXT NOT NULL, expires_at INTEGER NOT NULL, grant_id TEXT NOT NULL,
+    PRIMARY KEY (issuer, token)
+) WITHOUT ROWID;
+CREATE INDEX used_expiry ON used (expires_at);
+
+CREATE TABLE revoked_subjects (
+    issuer TEXT NOT NULL, subject TEXT NOT NULL, at INTEGER NOT NULL, PRIMARY KEY (issuer, subject)
+) WITHOUT ROWID;
+
+CREATE TABLE records (
+    sequence INTEGER PRIMARY KEY,
+    time INTEGER NOT NULL,
+    kind TEXT NOT NULL,
+    grant_id TEXT,
+    request_id TEXT,
+    body TEXT NOT NULL
+);
+CREATE INDEX records_grant ON records (grant_id) WHERE grant_id IS NOT NULL;
+CREATE TRIGGER records_stay BEFORE UPDATE ON records BEGIN SELECT RAISE(ABORT, 'records are not changed'); END;
+CREATE TRIGGER records_remain BEFORE DELETE ON records BEGIN SELECT RAISE(ABORT, 'records are not deleted'); END;
+""",
+)
+"""One script a version; a file's version is SQLite's user_version."""

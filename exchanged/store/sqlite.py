@@ -1,0 +1,269 @@
+"""The embedded store: one SQLite file in WAL mode, durable when a call returns."""
+
+import asyncio
+import fcntl
+import secrets
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Self, TextIO
+
+from exchanged.errors import LogUnavailable, Reason, StoreUnavailable
+from exchanged.log.record import Record, StoredRecord
+from exchanged.model import ClusterName, Grant, GrantId, GrantState, IssuedToken, IssuerName, TokenDigest
+from exchanged.ports import GrantQuery, Intent, StoreCounts
+from exchanged.store import changes, codec
+from exchanged.store.codec import GRANT_COLUMNS, RECORD_COLUMNS, micros
+from exchanged.store.group import GroupCommit
+from exchanged.store.schema import MIGRATIONS
+
+INTENT_LEASE = timedelta(minutes=2)
+"""After which an intent without an outcome is taken for dead: longer than all time-outs of an exchange together."""
+LONGEST_LIST = 1_000
+"""Rows of one answer."""
+FILE = "exchanged.sqlite"
+
+
+class StoreInUse(Exception):
+    """Another daemon has this store open."""
+
+
+class SqliteStore:
+    """Implements `Store`. Made by `open`."""
+
+    def __init__(
+        self,
+        *,
+        path: Path,
+        writer: sqlite3.Connection,
+        reader: sqlite3.Connection,
+        lock: TextIO,
+        instance: str,
+        epoch: int,
+    ) -> None:
+        self._path = path
+        self._writer = writer
+        self._reader = reader
+        self._lock = lock
+        self._instance = instance
+        self._epoch = epoch
+        self._run = secrets.token_hex(6)
+        self._group = GroupCommit(writer)
+        self._closed = False
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The store in this folder, made if it is not there.
+
+        Raises:
+            StoreInUse: another daemon has it open.
+            StoreUnavailable: the file cannot be read, or is of a newer version.
+        """
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _lock(folder / "exchanged.lock")
+        path = folder / FILE
+        try:
+            path.touch(mode=0o600, exist_ok=True)
+            writer = _connect(path)
+            _migrate(writer)
+            meta = _prepare(writer)
+            reader = _connect(path)
+            reader.execute("PRAGMA query_only = ON")
+        except (sqlite3.Error, OSError) as error:
+            lock.close()
+            raise StoreUnavailable(Reason.STORE_UNAVAILABLE, f"{path} cannot be used: {error}") from error
+        return cls(
+            path=path,
+            writer=writer,
+            reader=reader,
+            lock=lock,
+            instance=meta["instance"],
+            epoch=int(meta.get("epoch", "-1")),
+        )
+
+    @property
+    def instance(self) -> str:
+        """This store's own id."""
+        return self._instance
+
+    async def begin(self, intent: Intent) -> Grant | None:
+        """See `Store.begin`."""
+        return await self._group.run(lambda db: changes.begin(db, intent, self._run, self._epoch))
+
+    async def complete(self, grant_id: GrantId, token: IssuedToken, record: Record) -> bool:
+        """See `Store.complete`."""
+        return await self._group.run(lambda db: changes.complete(db, grant_id, token, record))
+
+    async def end(
+        self, grant_id: GrantId, state: GrantState, why: str, record: Record, *, give_back: bool = False
+    ) -> Grant | None:
+        """See `Store.end`."""
+        return await self._group.run(lambda db: changes.end(db, grant_id, state, why, record, give_back=give_back))
+
+    async def withdrawn(self, grant_id: GrantId, record: Record) -> bool:
+        """See `Store.withdrawn`."""
+        return await self._group.run(lambda db: changes.withdrawn(db, grant_id, record))
+
+    async def revoke_subject(self, issuer: IssuerName, subject: str, at: datetime, record: Record) -> None:
+        """See `Store.revoke_subject`."""
+        await self._group.run(lambda db: changes.revoke_subject(db, issuer, subject, at, record))
+
+    async def new_epoch(self, at: datetime, record: Record) -> int:
+        """See `Store.new_epoch`."""
+        ended = await self._group.run(lambda db: changes.new_epoch(db, at, record))
+        self._epoch = micros(at)
+        return ended
+
+    async def append(self, record: Record) -> None:
+        """See `Store.append`."""
+        try:
+            await self._group.run(lambda db: changes.append(db, record))
+        except StoreUnavailable as error:
+            raise LogUnavailable(Reason.LOG_UNAVAILABLE, error.detail) from error
+
+    async def grant(self, grant_id: GrantId) -> Grant | None:
+        """See `Store.grant`."""
+        return self._one_grant("id = ?", grant_id)
+
+    async def grant_by_token(self, digest: TokenDigest) -> Grant | None:
+        """See `Store.grant_by_token`."""
+        return self._one_grant("token_digest = ?", digest)
+
+    async def grants(self, query: GrantQuery) -> Sequence[Grant]:
+        """See `Store.grants`."""
+        conditions, values = _where(query)
+        rows = await self._in_thread(
+            f"SELECT {GRANT_COLUMNS} FROM grants WHERE {conditions} ORDER BY number DESC LIMIT ?",  # noqa: S608
+            (*values, min(query.limit, LONGEST_LIST)),
+        )
+        return [codec.grant(row) for row in rows]
+
+    async def due(self, now: datetime, limit: int, *, cluster: ClusterName) -> Sequence[Grant]:
+        """See `Store.due`."""
+        at, lease = micros(now), micros(now - INTENT_LEASE)
+        select = f"SELECT {GRANT_COLUMNS} FROM grants WHERE cluster = ? AND "  # noqa: S608 - a constant
+        queries: tuple[tuple[str, tuple[object, ...]], ...] = (
+            ("state IN ('failed', 'revoked', 'expired', 'returned') ORDER BY number", ()),
+            ("state = 'issued' AND expires_at <= ? ORDER BY expires_at", (at,)),
+            ("state = 'intended' AND (run <> ? OR created_at < ?) ORDER BY created_at", (self._run, lease)),
+        )
+        found: list[Grant] = []
+        with self._reading() as db:
+            for query, values in queries:
+                rows = db.execute(f"{select}{query} LIMIT ?", (cluster, *values, limit - len(found))).fetchall()
+                found += [codec.grant(row) for row in rows]
+        return found
+
+    async def records(self, *, after: int, limit: int, grant_id: GrantId | None = None) -> Sequence[StoredRecord]:
+        """See `Store.records`."""
+        restriction, values = ("", ()) if grant_id is None else ("AND grant_id = ?", (grant_id,))
+        rows = await self._in_thread(
+            f"SELECT {RECORD_COLUMNS} FROM records WHERE sequence > ? {restriction} "  # noqa: S608 - constants
+            "ORDER BY sequence LIMIT ?",
+            (after, *values, min(limit, LONGEST_LIST)),
+        )
+        return [codec.stored_record(row) for row in rows]
+
+    async def last_sequence(self) -> int:
+        """See `Store.last_sequence`."""
+        with self._reading() as db:
+            (last,) = db.execute("SELECT coalesce(max(sequence), 0) FROM records").fetchone()
+        return int(last)
+
+    async def counts(self) -> StoreCounts:
+        """See `Store.counts`."""
+        with self._reading() as db:
+            (live,) = db.execute("SELECT grants FROM live WHERE issuer = '' AND subject = ''").fetchone()
+        ended = "SELECT count(*) FROM grants WHERE state IN ('failed', 'revoked', 'expired', 'returned')"
+        ((backlog,),) = await self._in_thread(ended, ())
+        return StoreCounts(live=live, backlog=backlog)
+
+    async def close(self) -> None:
+        """See `Store.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        await self._group.close()
+        self._reader.close()
+        self._writer.close()
+        self._lock.close()
+
+    def _one_grant(self, condition: str, value: object) -> Grant | None:
+        with self._reading() as db:
+            row = db.execute(f"SELECT {GRANT_COLUMNS} FROM grants WHERE {condition}", (value,)).fetchone()  # noqa: S608
+        return codec.grant(row) if row is not None else None
+
+    async def _in_thread(self, query: str, values: tuple[object, ...]) -> list[Any]:
+        """For what may take long: on a connection of its own, so that no point read waits for it."""
+
+        def read() -> list[Any]:
+            with self._reading(), closing(_connect(self._path)) as db:
+                return db.execute(query, values).fetchall()
+
+        return await asyncio.to_thread(read)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """The reader sees what is durable: a transaction under way is the writer's own."""
+        if self._closed:
+            raise StoreUnavailable(Reason.STORE_UNAVAILABLE, "the store is closed")
+        try:
+            yield self._reader
+        except sqlite3.Error as error:
+            raise StoreUnavailable(Reason.STORE_UNAVAILABLE, f"the store cannot be read: {error}") from error
+
+
+def _lock(path: Path) -> TextIO:
+    lock = Path(path).open("a", encoding="utf-8")  # noqa: SIM115 - held until the store is closed
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise StoreInUse(
+            f"another daemon uses {path.parent}; stop it, or give this one a state folder of its own"
+        ) from error
+    return lock
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=64)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA busy_timeout = 5000")
+    return connection
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version > len(MIGRATIONS):
+        raise sqlite3.DatabaseError(f"it is of version {version}; this daemon knows {len(MIGRATIONS)}")
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        db.executescript(f"BEGIN IMMEDIATE; {script}; PRAGMA user_version = {number}; COMMIT;")
+
+
+def _prepare(db: sqlite3.Connection) -> dict[str, str]:
+    db.execute("INSERT OR IGNORE INTO meta VALUES ('instance', ?)", (secrets.token_hex(6),))
+    db.execute("DELETE FROM live WHERE grants = 0 AND issuer <> ''")
+    return dict(db.execute("SELECT name, value FROM meta"))
+
+
+def _where(query: GrantQuery) -> tuple[str, tuple[object, ...]]:
+    parts: list[tuple[str, object]] = [
+        (f"{column} = ?", value)
+        for column, value in (
+            ("cluster", query.cluster),
+            ("policy", query.policy),
+            ("issuer", query.issuer),
+            ("subject", query.subject),
+            ("state", query.state.value if query.state else None),
+        )
+        if value is not None
+    ]
+    if query.before is not None:
+        parts.append(("number < (SELECT number FROM grants WHERE id = ?)", query.before))
+    conditions = [condition for condition, _ in parts]
+    if query.live_only:
+        conditions.append("state IN ('intended', 'issued')")
+    return " AND ".join(conditions) or "1", tuple(value for _, value in parts)
