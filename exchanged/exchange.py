@@ -106,7 +106,7 @@ class Exchanger:
         self._time_out = time_out
         self._clock = clock
         self._observe = observe
-        self._begun: set[asyncio.Task[Exchanged]] = set()
+        self._begun: set[asyncio.Task[Exchanged] | asyncio.Task[None]] = set()
 
     async def exchange(self, request: ExchangeRequest, context: RequestContext) -> Exchanged:
         """A token for one cluster, recorded before it is released (RFC 8693 §2).
@@ -150,13 +150,23 @@ class Exchanger:
         # A caller that hangs up does not cancel what is begun from here on.
         making = asyncio.create_task(self._make(case, grant, mode))
         self._begun.add(making)
-        making.add_done_callback(self._ended)
-        return await asyncio.shield(making)
+        making.add_done_callback(self._begun.discard)
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            giving_up = asyncio.create_task(self._give_up(making))
+            self._begun.add(giving_up)
+            giving_up.add_done_callback(self._begun.discard)
+            raise
 
-    def _ended(self, making: asyncio.Task[Exchanged]) -> None:
-        self._begun.discard(making)
-        if not making.cancelled():
-            making.exception()  # the caller may have hung up, and then nobody else asks
+    async def _give_up(self, making: asyncio.Task[Exchanged]) -> None:
+        """Nobody waits for this token any more, so nobody is to have it."""
+        try:
+            exchanged = await making
+            why = "the caller was gone before the reply"
+            await self._endings.end(exchanged.grant.id, GrantState.RETURNED, why, by="exchanged")
+        except ExchangeError as error:
+            log.info("an exchange that nobody waited for failed", extra={"reason": error.reason})
 
     async def _authenticate(
         self, token: PresentedToken, token_type: str, now: datetime, rejected: type[ExchangeError]

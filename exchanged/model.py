@@ -34,6 +34,15 @@ class PresentedToken:
         return TokenDigest(hashlib.sha256(self.text.encode()).digest())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnverifiedToken:
+    """What a token says of itself. Good for choosing whom to ask about it, and for nothing else."""
+
+    presented: PresentedToken
+    header: Claims
+    claims: Claims = field(repr=False)
+
+
 class TokenType(StrEnum):
     """Token type identifiers (RFC 8693 §3; SPIFFE's JWT-SVIDs are `jwt`)."""
 

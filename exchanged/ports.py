@@ -8,7 +8,6 @@ from typing import Protocol
 from exchanged.log.record import Record, StoredRecord
 from exchanged.model import (
     Allowed,
-    Claims,
     ClusterName,
     ClusterObject,
     ClusterTraits,
@@ -19,8 +18,8 @@ from exchanged.model import (
     IssuedToken,
     IssuerName,
     Plan,
-    PresentedToken,
     TokenDigest,
+    UnverifiedToken,
 )
 
 
@@ -32,11 +31,11 @@ class Authenticator(Protocol):
         """The issuer's name in the configuration."""
         ...
 
-    def may_vouch(self, unverified_header: Claims, unverified_claims: Claims) -> bool:
+    def may_vouch(self, token: UnverifiedToken) -> bool:
         """Whether the token looks like this issuer's, by its unverified `iss`. Selects candidates, proves nothing."""
         ...
 
-    async def authenticate(self, token: PresentedToken, now: datetime) -> Identity:
+    async def authenticate(self, token: UnverifiedToken, now: datetime) -> Identity:
         """The identity that the token proves.
 
         Raises:

@@ -1,0 +1,359 @@
+"""From a configuration to a running daemon: the only place that constructs."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from exchanged import __version__
+from exchanged.clusters import Clusters
+from exchanged.config import AuthorizerDoor as AuthorizerDoorSettings
+from exchanged.config import Configuration, Door
+from exchanged.doors.admin import AdminDoor
+from exchanged.doors.authorizer_webhook import AuthorizerDoor
+from exchanged.doors.grpc import GrpcDoor, Servicer, keep_health
+from exchanged.doors.http import HttpDoor
+from exchanged.ending import Endings
+from exchanged.errors import ExchangeError
+from exchanged.exchange import Exchanger
+from exchanged.issuers import Issuers
+from exchanged.keys.certificates import Authority, FileCertificate, OwnCertificate, ServingCertificate
+from exchanged.keys.signing import KeyRing
+from exchanged.log.record import Record, RecordKind
+from exchanged.metrics import Metrics
+from exchanged.model import ClusterName, GrantId, GrantState
+from exchanged.policy.compiled import Compiler
+from exchanged.policy.folder import LoadReport, PolicyFolder
+from exchanged.ports import Bounds, GrantQuery
+from exchanged.refusals import Refusals
+from exchanged.store.sqlite import SqliteStore
+
+log = logging.getLogger(__name__)
+
+METRICS_SECONDS = 5.0
+"""How often the gauges are set."""
+LIVE_AT_ONCE = 1_000
+"""Live grants of one cluster that a changed role decides again; the newest ones, and there are fewer."""
+LISTED = 100
+"""Files and faults that the record of a load names; the counts are always there."""
+
+
+@dataclass(slots=True)
+class Started:
+    """Where the daemon listens, and what clients need to trust it."""
+
+    addresses: dict[str, str] = field(default_factory=dict)
+    certificate_authority: str = ""
+    policies: int = 0
+    faults: tuple[str, ...] = ()
+
+
+def now() -> datetime:
+    """The clock: aware UTC."""
+    return datetime.now(UTC)
+
+
+async def serve(
+    configuration: Configuration,
+    *,
+    on_started: Callable[[Started], None],
+    stop: asyncio.Event,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Runs the daemon until `stop`, and drains it then.
+
+    Raises:
+        OSError, ValueError: a file or an address cannot be used.
+        StoreInUse, StoreUnavailable: the state folder cannot be used.
+    """
+    configuration.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    store = SqliteStore.open(configuration.state)
+    try:
+        daemon = Daemon(configuration, store, progress)
+        await daemon.run(on_started, stop)
+    finally:
+        await store.close()
+
+
+class Daemon:
+    """Everything that runs, wired by hand."""
+
+    def __init__(
+        self, configuration: Configuration, store: SqliteStore, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self.configuration = configuration
+        self.store = store
+        self.metrics = Metrics()
+        self.authority = Authority.open(configuration.state / "ca", "exchanged development CA", now)
+        self.keys = KeyRing(
+            folder=configuration.state / "keys",
+            rotate_after=configuration.signing_keys.rotate_after,
+            publish_ahead=configuration.signing_keys.publish_ahead,
+            longest_grant=max(cluster.max_lifetime for cluster in configuration.clusters.values()),
+            clock=now,
+        )
+        self.keys.load()
+        self.clusters = Clusters.build(configuration, instance=store.instance, keys=self.keys, metrics=self.metrics)
+        self.issuers = Issuers.build(configuration, clusters=self.clusters, metrics=self.metrics, clock=now)
+        self.policies = PolicyFolder(
+            path=configuration.policies,
+            compiler=Compiler(),
+            clock=now,
+            on_load=self._policies_loaded,
+            progress=progress,
+        )
+        self.endings = Endings(store=store, clusters=self.clusters.modes, clock=now)
+        limits = configuration.limits
+        self.exchanger = Exchanger(
+            authenticators=self.issuers.authenticators,
+            policies=self.policies,
+            clusters=self.clusters.modes,
+            store=store,
+            endings=self.endings,
+            refusals=Refusals(store=store, clock=now, unverified_per_minute=limits.unverified_records_per_minute),
+            bounds=Bounds(live_per_subject=limits.live_grants_per_subject, live_in_all=limits.live_grants),
+            time_out=limits.exchange_time_out.total_seconds(),
+            clock=now,
+            observe=self.metrics.exchange,
+        )
+        self._started = Started()
+        self._draining = False
+
+    async def run(self, on_started: Callable[[Started], None], stop: asyncio.Event) -> None:
+        """Runs until `stop`; drains, and says so in the log."""
+        await self._append(RecordKind.STARTED, {"version": __version__, "instance": self.store.instance})
+        report = await self.policies.load()
+        self._started.policies = report.policies
+        self._started.faults = tuple(str(fault) for fault in report.faults)
+        self._started.certificate_authority = str(self.configuration.state / "ca" / "ca.crt")
+        self.clusters.on_role_change(self._role_changed)
+        async with asyncio.TaskGroup() as background:
+            tasks = [background.create_task(work) for work in self._background()]
+            async with asyncio.TaskGroup() as doors:
+                listening = asyncio.Event()
+                open_doors = [doors.create_task(door) for door in self._doors(listening)]
+                await listening.wait()
+                on_started(self._started)
+                await stop.wait()
+                self._draining = True
+                for door in open_doors:
+                    door.cancel()
+            await self.exchanger.drain()
+            await self.endings.drain()
+            for task in tasks:
+                task.cancel()
+        await self.clusters.close()
+        await self._append(RecordKind.STOPPED, {})
+
+    async def unready(self) -> tuple[str, ...]:
+        """Why no grant could be issued now; () means that one could."""
+        if self._draining:
+            return ("stopping",)
+        try:
+            await self.store.last_sequence()
+        except ExchangeError as error:
+            return (error.detail,)
+        reasons: list[str] = []
+        for what, parts in (("issuer", self.issuers.unready()), ("cluster", self.clusters.unready())):
+            if all(reason is not None for reason in parts.values()):
+                reasons += [f"{what} {name}: {reason}" for name, reason in parts.items()]
+        return tuple(reasons)
+
+    def _background(self) -> list[Coroutine[Any, Any, None]]:
+        return [
+            *(authenticator.run() for authenticator in self.issuers.each),
+            *(mode.run() for mode in self.clusters.modes.values()),
+            self.policies.run(),
+            self.endings.run(),
+            self.keys.run(self._keys_changed),
+            self._set_gauges(),
+        ]
+
+    def _doors(self, listening: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
+        """The doors, with the certificates they serve; `listening` is set when all of them do."""
+        configuration, limits = self.configuration, self.configuration.limits
+        doors = configuration.doors
+        expected = {"grpc", "http"} | ({"authorizer"} if doors.authorizer else set())
+
+        def started(name: str) -> Callable[[str, int], None]:
+            def note(host: str, port: int) -> None:
+                self._started.addresses[name] = f"{host}:{port}"
+                if expected <= self._started.addresses.keys():
+                    listening.set()
+
+            return note
+
+        certificates = {name: self._certificate(door) for name, door in (("grpc", doors.grpc), ("http", doors.http))}
+        grpc_door = GrpcDoor(
+            **_address(doors.grpc.listen),
+            certificate=certificates["grpc"],
+            servicer=Servicer(exchanger=self.exchanger, clock=now, most_in_flight=limits.requests_in_flight),
+            max_message=limits.request_bytes,
+            drain=limits.drain,
+        )
+        http_door = HttpDoor(
+            **_address(doors.http.listen),
+            certificate=certificates["http"],
+            issuer=configuration.issuer,
+            exchanger=self.exchanger,
+            jwks=self.keys.jwks,
+            unready=self.unready,
+            metrics=self.metrics.text,
+            clock=now,
+            max_body=limits.request_bytes,
+            most_in_flight=limits.requests_in_flight,
+            drain=limits.drain,
+        )
+        admin = AdminDoor(
+            path=configuration.admin_socket, store=self.store, end_grant=self.end_grant, status=self.status, clock=now
+        )
+        running: list[Coroutine[Any, Any, None]] = [
+            grpc_door.run(started("grpc")),
+            http_door.run(started("http")),
+            admin.run(),
+        ]
+        running.append(keep_health(grpc_door, self.unready))
+        if doors.authorizer is not None:
+            certificates["authorizer"] = self._certificate(doors.authorizer)
+            running.append(self._authorizer(doors.authorizer, certificates["authorizer"], started("authorizer")))
+        running += [certificate.run() for certificate in certificates.values() if certificate is not None]
+        running.append(self._watch_certificates(certificates))
+        return running
+
+    def _authorizer(
+        self,
+        settings: AuthorizerDoorSettings,
+        certificate: ServingCertificate | None,
+        started: Callable[[str, int], None],
+    ) -> Coroutine[Any, Any, None]:
+        if certificate is None:
+            raise ValueError("the authorizer's door has no plaintext")
+        return AuthorizerDoor(
+            **_address(settings.listen),
+            certificate=certificate,
+            clusters=self.clusters.askers(self.configuration, now),
+            store=self.store,
+            clock=now,
+            observe=self.metrics.decision,
+        ).run(started)
+
+    def _certificate(self, door: Door | AuthorizerDoorSettings) -> ServingCertificate | None:
+        if isinstance(door, Door) and door.plaintext:
+            return None
+        if door.tls is not None:
+            return FileCertificate(
+                certificate=door.tls.certificate,
+                key=door.tls.key,
+                certificate_authority=door.tls.certificate_authority,
+            )
+        return OwnCertificate(authority=self.authority, hosts=own_hosts(self.configuration), clock=now)
+
+    async def end_grant(self, grant_id: GrantId, why: str, by: str) -> Any:
+        """Revokes a grant: its end is on record, and its withdrawal has been tried, when this returns."""
+        return await asyncio.shield(self.endings.end(grant_id, GrantState.REVOKED, why, by=by))
+
+    async def status(self) -> dict[str, Any]:
+        """What `exchanged status` shows."""
+        counts = await self.store.counts()
+        reasons = await self.unready()
+        return {
+            "version": __version__,
+            "instance": self.store.instance,
+            "ready": not reasons,
+            "reasons": list(reasons),
+            "listening": self._started.addresses,
+            "live_grants": counts.live,
+            "backlog": counts.backlog,
+            "issuers": self.issuers.unready(),
+            "clusters": self.clusters.unready(),
+            "policies": {
+                "count": len(self.policies.current),
+                "digest": self.policies.current.digest,
+                "faults": [str(fault) for fault in self.policies.faults],
+            },
+        }
+
+    async def _role_changed(self, cluster: ClusterName) -> None:
+        """A cluster role is not what it was: its live grants are decided again."""
+        mode = self.clusters.modes[cluster]
+        for grant in await self.store.grants(GrantQuery(live_only=True, cluster=cluster, limit=LIVE_AT_ONCE)):
+            if not grant.plan.role_digest:
+                continue
+            try:
+                mode.plan(grant.id, grant.allowed)
+            except ExchangeError as error:
+                why = f"its cluster role changed: {error.detail}"
+                await self.endings.end(grant.id, GrantState.REVOKED, why, by="exchanged")
+
+    async def _policies_loaded(self, report: LoadReport) -> None:
+        self.metrics.policies.set(report.policies)
+        self.metrics.faulty_files.set(len({fault.file for fault in report.faults}))
+        self.metrics.policy_load_seconds.set(report.seconds)
+        for fault in report.faults[:LISTED]:
+            log.error("policy file not in force; its last good content is", extra={"fault": str(fault)})
+        await self._append(
+            RecordKind.POLICIES_LOADED,
+            {
+                "digest": report.digest,
+                "policies": report.policies,
+                "changed": list(report.changed[:LISTED]),
+                "changed_files": len(report.changed),
+                "removed": list(report.removed[:LISTED]),
+                "removed_files": len(report.removed),
+                "faults": [str(fault) for fault in report.faults[:LISTED]],
+                "seconds": round(report.seconds, 3),
+            },
+        )
+
+    async def _keys_changed(self) -> None:
+        kids = [key["kid"] for key in self.keys.jwks()["keys"]]
+        await self._append(RecordKind.KEYS_CHANGED, {"published": kids})
+
+    async def _append(self, kind: RecordKind, body: Mapping[str, Any]) -> None:
+        await self.store.append(Record(kind=kind, time=now(), body=body))
+
+    async def _set_gauges(self) -> None:
+        while True:
+            try:
+                counts = await self.store.counts()
+                self.metrics.live_grants.set(counts.live)
+                self.metrics.backlog.set(counts.backlog)
+                self.metrics.ready.set(0 if await self.unready() else 1)
+            except ExchangeError as error:
+                self.metrics.ready.set(0)
+                log.warning("gauges could not be set", extra={"detail": error.detail})
+            await asyncio.sleep(METRICS_SECONDS)
+
+    async def _watch_certificates(self, certificates: Mapping[str, ServingCertificate | None]) -> None:
+        while True:
+            for name, certificate in certificates.items():
+                if certificate is not None:
+                    end = certificate.current().not_after.timestamp()
+                    self.metrics.certificate_expiry.labels(name).set(end)
+            await asyncio.sleep(METRICS_SECONDS)
+
+
+def own_hosts(configuration: Configuration) -> list[str]:
+    """The names under which clients reach the doors: of the issuer's URL, and loopback."""
+    named = [urlsplit(configuration.issuer).hostname]
+    if configuration.doors.authorizer is not None and configuration.doors.authorizer.url is not None:
+        named.append(urlsplit(configuration.doors.authorizer.url).hostname)
+    doors = [configuration.doors.grpc.listen, configuration.doors.http.listen]
+    named += [_address(listen)["host"] for listen in doors]
+    return list(dict.fromkeys([*(name for name in named if name), "localhost", "127.0.0.1", "::1"]))
+
+
+def _address(listen: str) -> Any:
+    host, _, port = listen.rpartition(":")
+    return {"host": host.strip("[]"), "port": int(port)}
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT ask for a drain."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)

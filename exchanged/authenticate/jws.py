@@ -1,0 +1,236 @@
+"""The one place that verifies a signature (RFC 7515, RFC 7519, RFC 8725).
+
+1. the token is small, and has the form of a compact JWS
+2. header and claims are JSON objects without repeated names
+3. the header asks for nothing that could lead elsewhere: no `crit`, no key or certificate of its own
+4. the algorithm is allowed for the issuer *and* fits the key
+5. the signature is good
+6. issuer, audience, times and lifetime are as they must be; each claim has to be there
+"""
+
+import base64
+import binascii
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+from exchanged.authenticate.refused import TokenRefused
+from exchanged.errors import Reason
+from exchanged.model import Claims, PresentedToken, UnverifiedToken
+
+MAX_TOKEN = 16 * 1024
+"""Characters. GitHub's tokens have about 2,000, those with many groups some 8,000."""
+MAX_SUBJECT = 1_024
+"""Characters of `sub`; OpenID Connect allows 255."""
+MAX_TIME = 1 << 40
+"""Seconds since 1970 that a time may name; later ones are mistakes or attacks on arithmetic."""
+SMALLEST_RSA_KEY = 2_048
+"""Bits (RFC 7518 §3.3)."""
+MAX_KEYS = 100
+"""Keys of one set that are looked at."""
+
+_COMPACT = re.compile(r"[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{2,}")
+_LEADS_ELSEWHERE: Final = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "x5t", "x5t#S256", "b64", "zip", "enc"})
+_RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
+_CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+_SIGNATURES = jwt.PyJWS()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerificationKey:
+    """A public key and the algorithms that it may verify."""
+
+    kid: str | None
+    key: rsa.RSAPublicKey | ec.EllipticCurvePublicKey
+    algorithms: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a token of one issuer has to say."""
+
+    issuer: str
+    audience: str
+    allow_several_audiences: bool
+    algorithms: frozenset[str]
+    max_lifetime: timedelta
+    leeway: timedelta
+
+
+def unverified(token: PresentedToken) -> UnverifiedToken:
+    """What the token says of itself. Nothing is verified.
+
+    Raises:
+        TokenRefused: it is not a JWT.
+    """
+    # 1. Form and size, before anything is decoded.
+    if len(token.text) > MAX_TOKEN:
+        raise TokenRefused(Reason.TOKEN_MALFORMED, f"longer than {MAX_TOKEN} characters")
+    if _COMPACT.fullmatch(token.text) is None:
+        raise TokenRefused(Reason.TOKEN_MALFORMED, "not a compact JWS")
+    header, claims, _ = token.text.split(".")
+    # 2. Two JSON objects.
+    return UnverifiedToken(presented=token, header=_object(header, "header"), claims=_object(claims, "claims"))
+
+
+def verify(token: UnverifiedToken, keys: Sequence[VerificationKey], expected: Expected, now: datetime) -> Claims:
+    """The claims of a token that one of these keys signed, for this issuer and audience, valid now.
+
+    Raises:
+        TokenRefused: with the first thing that is wrong.
+    """
+    # 3. Nothing that leads elsewhere: whoever follows a token's own key or URL asks the thief for the key.
+    for name in token.header:
+        if name in _LEADS_ELSEWHERE:
+            raise TokenRefused(Reason.TOKEN_MALFORMED, f"the header has {name!r}")
+    # 4. The issuer's algorithms, and the key's: no HMAC with a public key, no RSA key for an ECDSA token, no `none`.
+    algorithm = token.header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in expected.algorithms:
+        raise TokenRefused(Reason.TOKEN_ALGORITHM, f"algorithm {_shown(algorithm)} is not allowed")
+    fitting = [key for key in keys if algorithm in key.algorithms]
+    if not fitting:
+        raise TokenRefused(Reason.TOKEN_SIGNATURE, "no key of the issuer fits")
+    if len(fitting) > 1 and "kid" not in token.header:
+        raise TokenRefused(Reason.TOKEN_SIGNATURE, "no kid, and several keys to choose from")
+    # 5. The signature.
+    if not any(_is_signed(token, key, algorithm) for key in fitting):
+        raise TokenRefused(Reason.TOKEN_SIGNATURE, "the signature is not good")
+    # 6. What it says.
+    check_claims(token.claims, expected, now)
+    return token.claims
+
+
+def check_claims(claims: Claims, expected: Expected, now: datetime) -> None:
+    """Issuer, audience, times, lifetime and subject of verified claims.
+
+    Times are judged here by the injected clock; the library would judge them by its own, and only where present.
+
+    Raises:
+        TokenRefused: with the first thing that is wrong; an issuer vouches for the token.
+    """
+    if claims.get("iss") != expected.issuer:
+        raise TokenRefused(Reason.TOKEN_ISSUER_UNKNOWN, "iss is another issuer's", verified=True)
+    _check_audience(claims.get("aud"), expected)
+    issued, expires = time_claim(claims, "iat"), time_claim(claims, "exp")
+    if expires <= now - expected.leeway:
+        raise TokenRefused(Reason.TOKEN_EXPIRED, f"expired at {expires:%FT%TZ}", verified=True)
+    if issued > now + expected.leeway:
+        raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, f"issued at {issued:%FT%TZ}", verified=True)
+    if "nbf" in claims and time_claim(claims, "nbf") > now + expected.leeway:
+        raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, "nbf is in the future", verified=True)
+    if expires - issued > expected.max_lifetime or expires <= issued:
+        raise TokenRefused(Reason.TOKEN_LIFETIME, f"valid for {expires - issued}", verified=True)
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
+        raise TokenRefused(Reason.TOKEN_CLAIMS, "sub is missing or not a short line of text", verified=True)
+
+
+def time_claim(claims: Claims, name: str) -> datetime:
+    """A NumericDate (RFC 7519 §2).
+
+    Raises:
+        TokenRefused: it is missing or no time.
+    """
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise TokenRefused(Reason.TOKEN_CLAIMS, f"{name} is missing or not a number", verified=True)
+    if not 0 <= value <= MAX_TIME:
+        raise TokenRefused(Reason.TOKEN_CLAIMS, f"{name} is out of range", verified=True)
+    return datetime.fromtimestamp(value, UTC)
+
+
+def public_keys(key_set: Mapping[str, Any], algorithms: frozenset[str]) -> tuple[VerificationKey, ...]:
+    """The keys of a JWK Set (RFC 7517 §5) that may verify something here; others are left out.
+
+    Raises:
+        ValueError: it is not a JWK Set.
+    """
+    listed = key_set.get("keys")
+    if not isinstance(listed, list):
+        raise ValueError("no list of keys")  # noqa: TRY004 - what the caller is told to expect
+    return tuple(key for jwk in listed[:MAX_KEYS] if (key := _public_key(jwk, algorithms)) is not None)
+
+
+def _public_key(jwk: object, algorithms: frozenset[str]) -> VerificationKey | None:
+    if not isinstance(jwk, dict) or jwk.get("kty") not in {"RSA", "EC"}:
+        return None
+    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
+        return None
+    try:
+        key = jwt.PyJWK({name: value for name, value in jwk.items() if name != "alg"}, _any_algorithm(jwk)).key
+    except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
+        return None
+    # A set with a private key in it is a leak. Whoever published it can be imitated by everybody.
+    if isinstance(key, rsa.RSAPublicKey):
+        fitting = _RSA if key.key_size >= SMALLEST_RSA_KEY else frozenset()
+    elif isinstance(key, ec.EllipticCurvePublicKey):
+        fitting = frozenset({_CURVES[key.curve.name]}) if key.curve.name in _CURVES else frozenset()
+    else:
+        return None
+    fitting &= algorithms
+    if "alg" in jwk:
+        fitting &= {jwk["alg"]}
+    kid = jwk.get("kid")
+    return VerificationKey(kid=kid if isinstance(kid, str) else None, key=key, algorithms=fitting) if fitting else None
+
+
+def _any_algorithm(jwk: Mapping[str, Any]) -> str:
+    """Only so that the library parses the key; which algorithms it verifies is decided above."""
+    if jwk["kty"] == "RSA":
+        return "RS256"
+    return {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}.get(str(jwk.get("crv")), "ES256")
+
+
+def _is_signed(token: UnverifiedToken, key: VerificationKey, algorithm: str) -> bool:
+    try:
+        _SIGNATURES.decode_complete(
+            token.presented.text, key=key.key, algorithms=[algorithm], options={"verify_signature": True}
+        )
+    except (jwt.PyJWTError, ValueError, TypeError):
+        return False
+    return True
+
+
+def _check_audience(audience: object, expected: Expected) -> None:
+    several = audience if isinstance(audience, list) else [audience]
+    if not several or not all(isinstance(each, str) for each in several):
+        raise TokenRefused(Reason.TOKEN_CLAIMS, "aud is missing or not text", verified=True)
+    if expected.audience not in several:
+        raise TokenRefused(Reason.TOKEN_AUDIENCE, "made out to another audience", verified=True)
+    if len(several) > 1 and not expected.allow_several_audiences:
+        raise TokenRefused(Reason.TOKEN_AUDIENCE, "made out to several audiences", verified=True)
+
+
+def _object(segment: str, name: str) -> dict[str, Any]:
+    try:
+        raw = base64.b64decode(segment + "=" * (-len(segment) % 4), altchars=b"-_", validate=True)
+        value = json.loads(raw.decode(), object_pairs_hook=_unrepeated, parse_constant=_no_constant)
+    except (binascii.Error, ValueError, RecursionError) as error:
+        raise TokenRefused(Reason.TOKEN_MALFORMED, f"the {name} is not JSON") from error
+    if not isinstance(value, dict):
+        raise TokenRefused(Reason.TOKEN_MALFORMED, f"the {name} is not a JSON object")
+    return value
+
+
+def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Two parsers that pick different ones of two equal names can be played against each other."""
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("repeated name")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:20]

@@ -1,0 +1,130 @@
+"""An issuer's keys: fetched ahead of need, never in a storm, and kept for a while when the issuer is away."""
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from exchanged.authenticate.jws import VerificationKey, public_keys
+from exchanged.errors import KeysUnavailable, Reason
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_KEY_PAUSE = timedelta(seconds=30)
+"""Between two fetches for a key id that is not known: strangers can invent ids, issuers rarely do."""
+FAILURE_PAUSE = timedelta(seconds=5)
+"""Between two fetches while the issuer does not answer."""
+
+
+class SourceError(Exception):
+    """The keys could not be had; the message says why."""
+
+
+class Source(Protocol):
+    """Where a JWK Set comes from."""
+
+    async def fetch(self) -> Mapping[str, Any]:
+        """The JWK Set (RFC 7517 §5).
+
+        Raises:
+            SourceError: it could not be had.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Lets go of connections."""
+        ...
+
+
+class KeySet:
+    """The keys of one issuer."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        algorithms: frozenset[str],
+        refresh: timedelta,
+        stale_limit: timedelta,
+        clock: Callable[[], datetime],
+        on_fetch: Callable[[bool], None],
+    ) -> None:
+        self._source = source
+        self._algorithms = algorithms
+        self._refresh = refresh
+        self._stale_limit = stale_limit
+        self._clock = clock
+        self._on_fetch = on_fetch
+        self._keys: tuple[VerificationKey, ...] = ()
+        self._fetched_at: datetime | None = None
+        self._tried_at: datetime | None = None
+        self._failure = "not fetched yet"
+        self._fetching: asyncio.Task[None] | None = None
+
+    async def find(self, kid: object) -> tuple[VerificationKey, ...]:
+        """The keys of this id, or all where a token names none.
+
+        Raises:
+            KeysUnavailable: there are none, or none that are fresh enough.
+        """
+        if not self._are_usable():
+            await self._fetch_unless_tried(FAILURE_PAUSE)
+            if not self._are_usable():
+                raise KeysUnavailable(Reason.KEYS_UNAVAILABLE, self._failure, retry_after=FAILURE_PAUSE)
+        found = self._with_id(kid)
+        if not found:
+            await self._fetch_unless_tried(UNKNOWN_KEY_PAUSE)
+            found = self._with_id(kid)
+        return found
+
+    async def run(self) -> None:
+        """Fetches ahead of need until cancelled."""
+        try:
+            while True:
+                await self._fetch_unless_tried(timedelta(0))
+                pause = self._refresh if self._failure == "" else FAILURE_PAUSE
+                await asyncio.sleep(pause.total_seconds() * random.uniform(0.8, 1.0))  # noqa: S311 - spreads load
+        finally:
+            await self._source.close()
+
+    def unready(self) -> str | None:
+        """Why tokens could not be verified now, or None."""
+        return None if self._are_usable() else self._failure
+
+    def _are_usable(self) -> bool:
+        if self._fetched_at is None:
+            return False
+        return self._clock() - self._fetched_at <= self._refresh + self._stale_limit
+
+    def _with_id(self, kid: object) -> tuple[VerificationKey, ...]:
+        if kid is None:
+            return self._keys
+        # A key without an id in the set cannot be told apart, so it is a candidate for each.
+        return tuple(key for key in self._keys if key.kid in {kid, None})
+
+    async def _fetch_unless_tried(self, pause: timedelta) -> None:
+        if self._fetching is None:
+            if self._tried_at is not None and self._clock() - self._tried_at < pause:
+                return
+            self._fetching = asyncio.create_task(self._fetch())
+        # Single flight; a caller that goes away does not take the others' answer with it.
+        await asyncio.shield(self._fetching)
+
+    async def _fetch(self) -> None:
+        try:
+            keys = public_keys(await self._source.fetch(), self._algorithms)
+            if not keys:
+                raise SourceError("the set has no key that can be used")
+        except (SourceError, ValueError) as error:
+            # The good keys that are there stay until they are too old.
+            self._failure = str(error)
+            self._on_fetch(False)
+            log.warning("keys could not be fetched", extra={"detail": self._failure})
+        else:
+            self._keys, self._fetched_at, self._failure = keys, self._clock(), ""
+            self._on_fetch(True)
+        finally:
+            self._tried_at = self._clock()
+            self._fetching = None

@@ -1,0 +1,211 @@
+"""The one adapter to the Kubernetes client.
+
+The library is home to configuration, credentials and TLS; requests and answers are plain JSON, because its generated
+models cost more than the calls themselves.
+"""
+
+import asyncio
+import json
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+from kubernetes.aio.client import Configuration
+from kubernetes.aio.client.rest import RESTClientObject
+from kubernetes.aio.config import ConfigException, load_kube_config
+
+from exchanged.authenticate.kubernetes import TokenReview
+from exchanged.config import Credential
+from exchanged.errors import ClusterUnavailable, Reason
+from exchanged.model import ClusterName, PresentedToken
+
+CREDENTIAL_SECONDS = 30.0
+"""How long the daemon's own credential is used before it is read again; a kubelet renews it at 80 % of its life."""
+POOL = 32
+"""Connections to one API server."""
+WATCH_SECONDS = 300
+"""After which a watch is begun anew; API servers end them anyway."""
+
+JsonObject = dict[str, Any]
+
+
+class ApiError(Exception):
+    """The API server answered, and not with success."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status} {message}")
+        self.status = status
+
+
+class KubernetesApi:
+    """One cluster's API, as the daemon."""
+
+    def __init__(
+        self,
+        *,
+        name: ClusterName,
+        server: str,
+        certificate_authority: Path | None,
+        credential: Credential,
+        time_out: float,
+        observe: Callable[[str], None],
+    ) -> None:
+        self._name = name
+        self._server = server
+        self._certificate_authority = certificate_authority
+        self._credential = credential
+        self._time_out = time_out
+        self._observe = observe
+        self._fresh: tuple[Configuration, RESTClientObject] | None = None
+        self._read_at = 0.0
+        self._reading = asyncio.Lock()
+        self.calls = 0
+
+    async def call(
+        self, method: str, path: str, body: JsonObject | None = None, query: Mapping[str, str] | None = None
+    ) -> JsonObject:
+        """The JSON answer to one request.
+
+        Raises:
+            ApiError: the server refused; 404, 409 and 422 are the caller's to judge.
+            ClusterUnavailable: no answer, or the daemon's own credential is not accepted.
+        """
+        try:
+            async with asyncio.timeout(self._time_out):
+                response = await self._send(method, path, body, query, self._time_out)
+                raw = await response.read()
+        except (aiohttp.ClientError, OSError, TimeoutError, ConfigException, ssl.SSLError) as error:
+            self._observe("error")
+            raise self._unavailable(f"{method} {path}: {type(error).__name__} {error}") from error
+        self._observe(str(response.status))
+        answer = _object(raw)
+        if response.status >= 400:  # noqa: PLR2004 - client and server errors
+            self._refuse(response.status, method, path, answer)
+        return answer
+
+    async def watch(self, path: str, resource_version: str) -> AsyncIterator[JsonObject]:
+        """Events of a collection, until the server ends the watch.
+
+        Raises:
+            ApiError: with status 410 when the version is too old.
+            ClusterUnavailable: as `call`.
+        """
+        query = {"watch": "true", "resourceVersion": resource_version, "timeoutSeconds": str(WATCH_SECONDS)}
+        try:
+            response = await self._send("GET", path, None, query, WATCH_SECONDS + self._time_out)
+            if response.status >= 400:  # noqa: PLR2004 - client and server errors
+                self._refuse(response.status, "WATCH", path, _object(await response.read()))
+            async for line in response.response.content:
+                event = _object(line)
+                if event.get("type") == "ERROR":
+                    status = event.get("object", {})
+                    raise ApiError(int(status.get("code", 500)), str(status.get("message", "")))
+                yield event
+        except (aiohttp.ClientError, OSError, TimeoutError, ConfigException) as error:
+            raise self._unavailable(f"WATCH {path}: {type(error).__name__} {error}") from error
+
+    async def review(self, token: PresentedToken, audiences: tuple[str, ...]) -> TokenReview:
+        """See `TokenReviewer.review`."""
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "spec": {"token": token.text, "audiences": list(audiences)},
+        }
+        try:
+            answer = await self.call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body)
+        except ApiError as error:
+            raise self._unavailable(f"TokenReview: {error}") from error
+        status = answer.get("status", {})
+        user = status.get("user", {})
+        return TokenReview(
+            authenticated=status.get("authenticated") is True,
+            audiences=tuple(status.get("audiences", ())),
+            username=str(user.get("username", "")),
+            uid=str(user.get("uid", "")),
+            extra={key: tuple(values) for key, values in user.get("extra", {}).items()},
+            error=str(status.get("error", ""))[:200],
+        )
+
+    async def close(self) -> None:
+        """Lets go of connections."""
+        if self._fresh is not None:
+            await self._fresh[1].close()
+            self._fresh = None
+
+    async def _send(
+        self, method: str, path: str, body: JsonObject | None, query: Mapping[str, str] | None, time_out: float
+    ) -> Any:
+        configuration, rest = await self._connected()
+        self.calls += 1
+        url = f"{configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+        headers = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "exchanged"}
+        bearer = await configuration.get_api_key_with_prefix("BearerToken")
+        if bearer:
+            headers["Authorization"] = bearer
+        request: Any = rest.request
+        return await request(method, url, headers=headers, body=body, _request_timeout=time_out)
+
+    async def _connected(self) -> tuple[Configuration, RESTClientObject]:
+        """The client, with a credential that was read a short while ago."""
+        if self._fresh is not None and time.monotonic() - self._read_at < CREDENTIAL_SECONDS:
+            return self._fresh
+        async with self._reading:
+            if self._fresh is not None and time.monotonic() - self._read_at < CREDENTIAL_SECONDS:
+                return self._fresh
+            configuration = await self._configured()
+            before = self._fresh
+            if before is not None and _connection(configuration) == _connection(before[0]):
+                self._fresh = (configuration, before[1])
+            else:
+                self._fresh = (configuration, RESTClientObject(configuration))
+                if before is not None:
+                    await before[1].close()
+            self._read_at = time.monotonic()
+            return self._fresh
+
+    async def _configured(self) -> Configuration:
+        configuration = Configuration(connection_pool_maxsize=POOL, retries=False)
+        if self._credential.kubeconfig is not None:
+            load: Any = load_kube_config
+            await load(
+                config_file=str(self._credential.kubeconfig),
+                context=self._credential.context,
+                client_configuration=configuration,
+            )
+        elif self._credential.token_file is not None:
+            token = self._credential.token_file.read_text(encoding="utf-8").strip()
+            configuration.host = self._server
+            configuration.api_key = {"BearerToken": f"Bearer {token}"}
+            if self._certificate_authority is not None:
+                configuration.ssl_ca_cert = str(self._certificate_authority)
+        return configuration
+
+    def _refuse(self, status: int, method: str, path: str, answer: JsonObject) -> None:
+        message = str(answer.get("message", ""))[:500]
+        if status == 401:  # noqa: PLR2004 - our own credential
+            self._read_at = 0.0
+            raise self._unavailable(f"{method} {path}: the daemon's own credential is not accepted")
+        if status in {429, 500, 502, 503, 504}:
+            raise self._unavailable(f"{method} {path}: {status} {message}")
+        raise ApiError(status, f"{method} {path}: {message}")
+
+    def _unavailable(self, detail: str) -> ClusterUnavailable:
+        return ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{self._name}: {detail}")
+
+
+def _connection(configuration: Configuration) -> tuple[object, ...]:
+    """What a connection depends on; the bearer token is sent with each request."""
+    names = ("host", "ssl_ca_cert", "ca_cert_data", "cert_file", "key_file", "verify_ssl", "proxy")
+    return tuple(getattr(configuration, name, None) for name in names)
+
+
+def _object(raw: bytes) -> JsonObject:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return {"message": raw[:200].decode(errors="replace")}
+    return value if isinstance(value, dict) else {}

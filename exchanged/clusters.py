@@ -1,0 +1,147 @@
+"""The configured clusters as modes."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+from cryptography import x509
+
+from exchanged.authenticate.kubernetes import TokenReviewer
+from exchanged.cluster.api import KubernetesApi
+from exchanged.cluster.authorizer import AuthorizerMode
+from exchanged.cluster.bindings import BindingsMode
+from exchanged.cluster.roles import WatchedRoles
+from exchanged.config import Cluster, Configuration
+from exchanged.keys.certificates import Authority
+from exchanged.keys.signing import KeyRing
+from exchanged.metrics import Metrics
+from exchanged.model import ClusterName, ClusterTraits, Mode
+from exchanged.ports import ClusterMode
+
+Askers = Mapping[ClusterName, tuple[ClusterTraits, tuple[x509.Certificate, ...]]]
+
+
+@dataclass(slots=True)
+class Clusters:
+    """All of them, and the connections that the daemon has to some."""
+
+    modes: dict[ClusterName, ClusterMode] = field(default_factory=dict)
+    apis: dict[ClusterName, KubernetesApi] = field(default_factory=dict)
+    roles: dict[ClusterName, WatchedRoles] = field(default_factory=dict)
+
+    @classmethod
+    def build(cls, configuration: Configuration, *, instance: str, keys: KeyRing, metrics: Metrics) -> "Clusters":
+        """The clusters of a configuration."""
+        clusters = cls()
+        for text, settings in configuration.clusters.items():
+            name = ClusterName(text)
+            traits = traits_of(name, settings)
+            if settings.credential is not None:
+                clusters.apis[name] = api_of(name, settings, partial(metrics.cluster_call, name))
+            if traits.mode is Mode.AUTHORIZER:
+                clusters.modes[name] = AuthorizerMode(
+                    traits=traits, keys=keys, issuer=configuration.issuer, audience=audience_of(configuration, name)
+                )
+            else:
+                clusters.modes[name] = clusters._bindings(traits, settings, instance)
+        return clusters
+
+    def reviewer(self, name: ClusterName) -> TokenReviewer:
+        """The cluster as one that can be asked about tokens.
+
+        Raises:
+            ValueError: the daemon has no credential there.
+        """
+        if name not in self.apis:
+            raise ValueError(f"TokenReview at cluster {name} needs clusters.{name}.credential")
+        return self.apis[name]
+
+    def unready(self) -> Mapping[str, str | None]:
+        """By name, why no grant could be issued now, or None."""
+        return {name: mode.unready() for name, mode in self.modes.items()}
+
+    def on_role_change(self, tell: Callable[[ClusterName], Awaitable[None]]) -> None:
+        """Who is told when a cluster role that grants may be bound to has changed."""
+        for name, roles in self.roles.items():
+            roles.on_change = partial(tell, name)
+
+    def askers(self, configuration: Configuration, clock: Callable[[], datetime]) -> Askers:
+        """For the authorizer's door: each cluster's traits, and who vouches for its certificate."""
+        found = {}
+        for name, mode in self.modes.items():
+            if mode.traits.mode is Mode.AUTHORIZER:
+                found[name] = (mode.traits, client_authorities(configuration, name, clock))
+        return found
+
+    async def close(self) -> None:
+        """Lets go of connections."""
+        for api in self.apis.values():
+            await api.close()
+
+    def _bindings(self, traits: ClusterTraits, settings: Cluster, instance: str) -> BindingsMode:
+        api, listed = self.apis[traits.name], frozenset(settings.cluster_roles)
+        self.roles[traits.name] = WatchedRoles(api=api, names=listed)
+        return BindingsMode(
+            traits=traits,
+            api=api,
+            roles=self.roles[traits.name],
+            instance=instance,
+            grants_namespace=settings.grants_namespace,
+            namespaces=frozenset(settings.namespaces),
+            audience=settings.audience,
+            listed_roles=listed,
+        )
+
+
+def traits_of(name: ClusterName, settings: Cluster) -> ClusterTraits:
+    """What decisions and clients have to know of a cluster."""
+    authority = settings.certificate_authority
+    return ClusterTraits(
+        name=name,
+        mode=Mode(settings.mode),
+        resource=settings.server,
+        max_lifetime=settings.max_lifetime,
+        certificate_authority=authority.read_text(encoding="utf-8") if authority else "",
+        fenced_roles=settings.fenced_roles,
+        breeding=frozenset(settings.allow),
+        closed_namespaces=frozenset({settings.grants_namespace, settings.daemon_namespace}),
+    )
+
+
+def api_of(name: ClusterName, settings: Cluster, observe: Callable[[str], None]) -> KubernetesApi:
+    """The daemon's connection to a cluster.
+
+    Raises:
+        ValueError: it has no credential there.
+    """
+    if settings.credential is None:
+        raise ValueError(f"clusters.{name} has no credential")
+    return KubernetesApi(
+        name=name,
+        server=settings.server,
+        certificate_authority=settings.certificate_authority,
+        credential=settings.credential,
+        time_out=settings.time_out.total_seconds(),
+        observe=observe,
+    )
+
+
+def audience_of(configuration: Configuration, name: ClusterName) -> str:
+    """The audience of tokens for a cluster in mode authorizer: one for each, so that a token is good at one alone."""
+    return configuration.clusters[name].audience or f"{configuration.issuer.rstrip('/')}/clusters/{name}"
+
+
+def client_authorities(
+    configuration: Configuration, name: ClusterName, clock: Callable[[], datetime]
+) -> tuple[x509.Certificate, ...]:
+    """Who vouches for the certificate with which a cluster asks the authorizer."""
+    file = configuration.clusters[name].client_certificate_authority
+    if file is not None:
+        return tuple(x509.load_pem_x509_certificates(file.read_bytes()))
+    return (client_authority(configuration, name, clock).certificate,)
+
+
+def client_authority(configuration: Configuration, name: ClusterName, clock: Callable[[], datetime]) -> Authority:
+    """The daemon's own client CA for a cluster."""
+    return Authority.open(configuration.state / "clusters" / name, f"exchanged clients of {name}", clock)
