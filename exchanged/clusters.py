@@ -12,6 +12,7 @@ from exchanged.cluster.api import KubernetesApi
 from exchanged.cluster.authorizer import AuthorizerMode
 from exchanged.cluster.bindings import BindingsMode
 from exchanged.cluster.roles import WatchedRoles
+from exchanged.cluster.setup import audience, token_audience
 from exchanged.config import Cluster, Configuration
 from exchanged.keys.certificates import Authority
 from exchanged.keys.signing import KeyRing
@@ -41,7 +42,7 @@ class Clusters:
                 clusters.apis[name] = api_of(name, settings, partial(metrics.cluster_call, name))
             if traits.mode is Mode.AUTHORIZER:
                 clusters.modes[name] = AuthorizerMode(
-                    traits=traits, keys=keys, issuer=configuration.issuer, audience=audience_of(configuration, name)
+                    traits=traits, keys=keys, issuer=configuration.issuer, audience=audience(configuration, name)
                 )
             else:
                 clusters.modes[name] = clusters._bindings(traits, settings, instance)
@@ -89,7 +90,7 @@ class Clusters:
             instance=instance,
             grants_namespace=settings.grants_namespace,
             namespaces=frozenset(settings.namespaces),
-            audience=settings.audience,
+            audience=token_audience(settings),
             listed_roles=listed,
         )
 
@@ -125,11 +126,6 @@ def api_of(name: ClusterName, settings: Cluster, observe: Callable[[str], None])
         time_out=settings.time_out.total_seconds(),
         observe=observe,
     )
-
-
-def audience_of(configuration: Configuration, name: ClusterName) -> str:
-    """The audience of tokens for a cluster in mode authorizer: one for each, so that a token is good at one alone."""
-    return configuration.clusters[name].audience or f"{configuration.issuer.rstrip('/')}/clusters/{name}"
 
 
 def client_authorities(

@@ -48,7 +48,7 @@ class BindingsMode:
         instance: str,
         grants_namespace: str,
         namespaces: frozenset[str],
-        audience: str | None,
+        audience: str,
         listed_roles: frozenset[str],
     ) -> None:
         self._traits = traits
@@ -164,7 +164,7 @@ class BindingsMode:
         seconds = int(max(grant.allowed.lifetime, TOKEN_REQUEST_FLOOR).total_seconds())
         if seconds == EXTENDED_LIFETIME:
             seconds -= 1
-        spec: dict[str, Any] = {"expirationSeconds": seconds, "audiences": [self._audience or self._traits.resource]}
+        spec: dict[str, Any] = {"expirationSeconds": seconds, "audiences": [self._audience]}
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         name = manifests.name_of(grant.policy, grant.id)
         path = f"{manifests.collection('ServiceAccount', self._grants_namespace)}/{segment(name)}/token"

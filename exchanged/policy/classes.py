@@ -25,7 +25,7 @@ _ANY: Final[frozenset[str]] = frozenset()
 """No restriction: every verb counts."""
 
 # class, API groups (none: every group), resources, verbs that count (none: every verb)
-_TABLE: Final[tuple[tuple[str, frozenset[str], frozenset[str], frozenset[str]], ...]] = (
+TABLE: Final[tuple[tuple[str, frozenset[str], frozenset[str], frozenset[str]], ...]] = (
     # Whoever writes a pod template chooses a service account and runs as it, long after the grant.
     (WORKLOADS, frozenset({""}), frozenset({"pods", "replicationcontrollers", "podtemplates"}), _MAKES),
     (WORKLOADS, frozenset({""}), frozenset({"pods/ephemeralcontainers", "pods/binding", "bindings"}), _MAKES),
@@ -123,7 +123,7 @@ def _of(rule: Rule) -> set[str]:
     # Constrained impersonation has verbs of its own: impersonate:user-info and impersonate-on:…
     if any(verb.startswith("impersonate") for verb in rule.verbs):
         held.add(IMPERSONATE)
-    for name, groups, resources, verbs in _TABLE:
+    for name, groups, resources, verbs in TABLE:
         if (
             _meet(rule.api_groups, groups)
             and (not resources or any(_covers_any(resource, resources) for resource in rule.resources))

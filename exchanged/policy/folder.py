@@ -148,7 +148,7 @@ class PolicyFolder:
     def _scan(self) -> dict[Path, Signature | None]:
         if not self._path.is_dir():
             raise NotADirectoryError(f"{self._path} is not a folder of policies")
-        return _signatures(_policy_files(self._path))
+        return _signatures(policy_files(self._path))
 
     async def _apply(self, scanned: dict[Path, Signature | None], *, whole: bool) -> LoadReport:
         load = _Load()
@@ -253,7 +253,7 @@ class PolicyFolder:
         )
 
 
-def _policy_files(folder: Path) -> Iterator[Path]:
+def policy_files(folder: Path) -> Iterator[Path]:
     """Every policy file under a folder, in the order of names; hidden folders are not looked into."""
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))

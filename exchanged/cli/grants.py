@@ -1,0 +1,114 @@
+"""`exchanged grants`: what lives, and ending it. Also `exchanged status`."""
+
+from typing import Annotated
+
+import typer
+
+from exchanged.cli.output import Exit, Format, Output, show_json, show_table
+from exchanged.cli.socket import Daemon, MaybeConfig, SocketPath
+
+app = typer.Typer(
+    help="Grants: list, show, revoke. Over the local socket, as the daemon's user or root.", no_args_is_help=True
+)
+
+
+@app.command("list")
+def list_grants(
+    socket: SocketPath = None,
+    config: MaybeConfig = None,
+    everything: Annotated[bool, typer.Option("--all", help="Ended ones too.")] = False,
+    cluster: Annotated[str | None, typer.Option(help="Of this cluster.")] = None,
+    policy: Annotated[str | None, typer.Option(help="By this policy.")] = None,
+    issuer: Annotated[str | None, typer.Option(help="Of subjects of this issuer.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Of this subject.")] = None,
+    before: Annotated[str | None, typer.Option(help="Go on after the grant of this id.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
+    output: Output = Format.TABLE,
+) -> None:
+    """List live grants, newest first."""
+    found = Daemon(socket, config).get(
+        "/grants",
+        live=None if everything else "true",
+        cluster=cluster,
+        policy=policy,
+        issuer=issuer,
+        subject=subject,
+        before=before,
+        limit=limit,
+    )
+    if output is Format.JSON:
+        show_json(found)
+        return
+    show_table(
+        ("grant", "state", "cluster", "scope", "subject", "ends"),
+        (
+            (
+                grant["id"],
+                grant["state"],
+                grant["decided"]["cluster"],
+                f"{grant['decided']['policy']}/{grant['decided']['scope']}",
+                f"{grant['subject']['issuer']}/{grant['subject']['subject']}",
+                grant["expires_at"],
+            )
+            for grant in found["grants"]
+        ),
+        empty="no grants",
+    )
+
+
+@app.command()
+def show(grant: str, socket: SocketPath = None, config: MaybeConfig = None) -> None:
+    """Show all about one grant."""
+    show_json(Daemon(socket, config).get(f"/grants/{grant}"))
+
+
+@app.command()
+def revoke(
+    grant: str,
+    why: Annotated[str, typer.Option(help="Goes into the record.")] = "",
+    socket: SocketPath = None,
+    config: MaybeConfig = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """End a grant at once."""
+    answer = Daemon(socket, config).post(f"/grants/{grant}/revoke", {"why": why})
+    if output is Format.JSON:
+        show_json(answer)
+    else:
+        state = answer["grant"]["state"]
+        withdrawn = "" if state == "withdrawn" else "; its cluster does not answer, and withdrawing is kept being tried"
+        print(f"{grant} revoked{withdrawn}" if answer["ended"] else f"{grant} was over already ({state})")
+    if not answer["ended"]:
+        raise typer.Exit(Exit.REFUSED)
+
+
+@app.command("revoke-subject")
+def revoke_subject(
+    issuer: str,
+    subject: str,
+    why: Annotated[str, typer.Option(help="Goes into the record.")] = "",
+    socket: SocketPath = None,
+    config: MaybeConfig = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """End all grants of a subject, and refuse its tokens that were issued until now."""
+    answer = Daemon(socket, config).post("/subjects/revoke", {"issuer": issuer, "subject": subject, "why": why})
+    if output is Format.JSON:
+        show_json(answer)
+    else:
+        print(f"{issuer}/{subject} revoked; {len(answer['ended'])} live grants ended")
+
+
+def status(socket: SocketPath = None, config: MaybeConfig = None, output: Output = Format.TABLE) -> None:
+    """What the daemon is doing, and what it lacks."""
+    told = Daemon(socket, config).get("/status")
+    if output is Format.JSON:
+        show_json(told)
+        return
+    rows = [(name, told[name]) for name in ("version", "ready", "live_grants", "backlog")]
+    rows += [("listening", f"{name} {address}") for name, address in told["listening"].items()]
+    rows += [(f"issuer {name}", reason or "ok") for name, reason in told["issuers"].items()]
+    rows += [(f"cluster {name}", reason or "ok") for name, reason in told["clusters"].items()]
+    rows.append(("policies", f"{told['policies']['count']} in force, {len(told['policies']['faults'])} faults"))
+    rows += [("fault", fault) for fault in told["policies"]["faults"]]
+    show_table(("", ""), rows, empty="")

@@ -1,0 +1,47 @@
+"""All commands together."""
+
+from typing import Annotated
+
+import typer
+
+from exchanged import __version__
+from exchanged.cli import cluster, config, grants, policy, records, serve, store, token
+
+app = typer.Typer(
+    name="exchanged",
+    help="A proof of identity in, a narrow and short cluster token out. Recorded, and revocable at once.\n\n"
+    "Exit codes: 0 done, 1 refused or faults found, 2 wrong usage, 3 something is out of reach.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("serve")(serve.serve)
+app.add_typer(token.app, name="token")
+app.add_typer(grants.app, name="grants")
+app.add_typer(records.app, name="records")
+app.add_typer(policy.app, name="policy")
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(config.app, name="config")
+app.add_typer(store.app, name="store")
+app.command("status")(grants.status)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> None:
+    """The entry point."""
+    app()

@@ -1,0 +1,93 @@
+"""Where `exchanged token` has its subject token from."""
+
+import json
+import os
+import ssl
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from enum import StrEnum
+from pathlib import Path
+
+PROJECTED = Path("/var/run/secrets/exchanged/token")
+"""Where the documentation mounts a projected service account token."""
+GITLAB_VARIABLE = "EXCHANGED_ID_TOKEN"
+GITHUB_SECONDS = 10
+
+
+class Source(StrEnum):
+    """Kinds of sources."""
+
+    AUTO = "auto"
+    FILE = "file"
+    STDIN = "stdin"
+    GITHUB = "github"
+    GITLAB = "gitlab"
+
+
+class SourceError(Exception):
+    """No token could be had; the message says what to do."""
+
+
+def subject_token(source: Source, file: Path | None, audience: str) -> str:
+    """The token.
+
+    Raises:
+        SourceError: with what to do about it.
+    """
+    if source is Source.AUTO:
+        source = _found(file)
+    if source is Source.STDIN:
+        return _text(sys.stdin.read(), "standard input")
+    if source is Source.GITHUB:
+        return _github(audience)
+    if source is Source.GITLAB:
+        return _text(os.environ.get(GITLAB_VARIABLE, ""), f"the variable {GITLAB_VARIABLE}; see id_tokens in the job")
+    path = file or PROJECTED
+    try:
+        return _text(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeError) as error:
+        raise SourceError(f"{path} cannot be read: {error}") from error
+
+
+def _found(file: Path | None) -> Source:
+    """What this environment offers: a named file, GitHub Actions, GitLab, a mounted token, a pipe."""
+    if file is not None:
+        return Source.FILE
+    if "ACTIONS_ID_TOKEN_REQUEST_URL" in os.environ:
+        return Source.GITHUB
+    if GITLAB_VARIABLE in os.environ:
+        return Source.GITLAB
+    if PROJECTED.exists():
+        return Source.FILE
+    if not sys.stdin.isatty():
+        return Source.STDIN
+    raise SourceError(
+        "no subject token: give --subject-token-file, pipe one in, or run in GitHub Actions (permissions: id-token: "
+        f"write), in GitLab (id_tokens: {GITLAB_VARIABLE}) or in a pod with a token at {PROJECTED}"
+    )
+
+
+def _github(audience: str) -> str:
+    """The job's OIDC token, for our audience."""
+    url, bearer = (os.environ.get(f"ACTIONS_ID_TOKEN_REQUEST_{name}", "") for name in ("URL", "TOKEN"))
+    if not url.startswith("https://") or not bearer:
+        raise SourceError("not in GitHub Actions, or the job lacks `permissions: id-token: write`")
+    mark = "&" if "?" in url else "?"
+    request = urllib.request.Request(  # noqa: S310 - https, checked above
+        f"{url}{mark}{urllib.parse.urlencode({'audience': audience})}", headers={"Authorization": f"Bearer {bearer}"}
+    )
+    context = ssl.create_default_context(cafile=os.environ.get("ACTIONS_ID_TOKEN_CA") or None)
+    try:
+        with urllib.request.urlopen(request, timeout=GITHUB_SECONDS, context=context) as reply:  # noqa: S310 - as above
+            return _text(str(json.load(reply)["value"]), url)
+    except (OSError, ValueError, KeyError, urllib.error.URLError) as error:
+        raise SourceError(f"GitHub did not give a token: {error}") from error
+
+
+def _text(text: str, where: str) -> str:
+    token = text.strip()
+    if not token:
+        raise SourceError(f"no token in {where}")
+    return token

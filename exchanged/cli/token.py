@@ -1,0 +1,179 @@
+"""`exchanged token`: an exchange from a shell, and giving back what came of it."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from exchanged.cli.advice import advice
+from exchanged.cli.output import Exit, Format, Output, fail, show_json, show_table
+from exchanged.cli.source import Source, SourceError, subject_token
+
+if TYPE_CHECKING:
+    import grpc
+
+
+app = typer.Typer(help="Exchange a proof of identity for a cluster token, from a shell.", no_args_is_help=True)
+
+SECONDS = 30
+Server = Annotated[str, typer.Option("--server", envvar="EXCHANGED_SERVER", help="The daemon's gRPC door, host:port.")]
+Ca = Annotated[
+    Path | None, typer.Option("--ca", envvar="EXCHANGED_CA", help="Who vouches for it (PEM); public roots without.")
+]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", help="A file with the token; standard input without.")]
+_TYPE = "urn:ietf:params:oauth:token-type:jwt"
+
+
+@app.command()
+def get(
+    server: Server = "127.0.0.1:8443",
+    ca: Ca = None,
+    cluster: Annotated[str, typer.Option("--cluster", "--audience", help="The cluster's name.")] = "",
+    scope: Annotated[str, typer.Option(help="policy/scope, or the scope alone while one policy matches.")] = "",
+    source: Annotated[Source, typer.Option(help="Where the subject token comes from.")] = Source.AUTO,
+    subject_token_file: Annotated[Path | None, typer.Option(help="A file with the subject token.")] = None,
+    actor_token_file: Annotated[Path | None, typer.Option(help="A file with the token of who acts for them.")] = None,
+    audience_of_subject: Annotated[
+        str, typer.Option("--issuer-audience", envvar="EXCHANGED_AUDIENCE", help="What to ask GitHub a token for.")
+    ] = "",
+    details: Annotated[
+        str, typer.Option("--authorization-details", help="RFC 9396 JSON, or @FILE: ask for less than the policy has.")
+    ] = "",
+    intent: Annotated[str, typer.Option(help="What you are about to do; recorded as stated.")] = "",
+    lifetime: Annotated[str, typer.Option(help="Such as 90s or 10m; the policy's default without.")] = "",
+    output: Annotated[str, typer.Option("--output", "-o", help="token: the token alone; json: all of it.")] = "token",
+) -> None:
+    """Exchange; prints the token.
+
+    In GitHub Actions: exchanged token get --server exchanged.example:443 --cluster prod --scope deploy-web/rollout
+    """
+    from exchanged.v1 import exchange_pb2 as pb
+
+    if output not in {"token", "json"}:
+        fail("--output is token or json", Exit.USAGE)
+    try:
+        subject = subject_token(source, subject_token_file, audience_of_subject or f"https://{server}")
+        actor = subject_token(Source.FILE, actor_token_file, "") if actor_token_file else ""
+    except SourceError as error:
+        fail(str(error), Exit.USAGE)
+    request = pb.ExchangeRequest(
+        audience=[cluster] if cluster else [],
+        scope=scope,
+        subject_token=subject,
+        subject_token_type=_TYPE,
+        actor_token=actor,
+        actor_token_type=_TYPE if actor else "",
+        authorization_details=[pb.AuthorizationDetail(**detail) for detail in _details(details)],
+        intent=intent,
+    )
+    if lifetime:
+        request.requested_lifetime.FromSeconds(_seconds(lifetime))
+    reply = _called(server, ca, "Exchange", request)
+    if output == "token":
+        print(reply.access_token)
+        return
+    show_json(_json(reply))
+
+
+@app.command()
+def revoke(server: Server = "127.0.0.1:8443", ca: Ca = None, token_file: TokenFile = None) -> None:
+    """Give a token back: what it may do ends at once. An unknown token is no error."""
+    from exchanged.v1 import exchange_pb2 as pb
+
+    _called(server, ca, "Revoke", pb.RevokeRequest(token=_read(token_file)))
+    print("given back", file=sys.stderr)
+
+
+@app.command()
+def introspect(
+    server: Server = "127.0.0.1:8443", ca: Ca = None, token_file: TokenFile = None, output: Output = Format.TABLE
+) -> None:
+    """What a token stands for, and whether it lives. Exit code 1 if it does not."""
+    from exchanged.v1 import exchange_pb2 as pb
+
+    told = _json(_called(server, ca, "Introspect", pb.IntrospectRequest(token=_read(token_file))))
+    if output is Format.JSON:
+        show_json(told)
+    else:
+        rows = [
+            (name, value if isinstance(value, str | int | bool) else json.dumps(value)) for name, value in told.items()
+        ]
+        show_table(("field", "value"), rows, empty="")
+    if not told.get("active"):
+        raise typer.Exit(Exit.REFUSED)
+
+
+def _called(server: str, ca: Path | None, method: str, request: Any) -> Any:
+    """The reply of one call, or the end of the command with the refusal."""
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    import grpc
+
+    from exchanged.v1 import exchange_pb2_grpc
+
+    try:
+        roots = ca.read_bytes() if ca else None
+    except OSError as error:
+        fail(f"{ca} cannot be read: {error}", Exit.USAGE)
+    with grpc.secure_channel(server, grpc.ssl_channel_credentials(roots)) as channel:
+        stub: exchange_pb2_grpc.TokenExchangeStub = exchange_pb2_grpc.TokenExchangeStub(channel)  # type: ignore[no-untyped-call] # generated
+        try:
+            return getattr(stub, method)(request, timeout=SECONDS)
+        except grpc.RpcError as error:
+            _refused(error, server)
+
+
+def _refused(error: "grpc.RpcError", server: str) -> NoReturn:
+    from google.rpc.error_details_pb2 import ErrorInfo
+    from grpc_status import rpc_status
+
+    status = rpc_status.from_call(error)
+    for detail in status.details if status else ():
+        info = ErrorInfo()
+        if detail.Unpack(info):
+            more = {name: value for name, value in info.metadata.items() if name not in {"request_id", "oauth_error"}}
+            lines = [f"{status.message} [{info.reason}, request {info.metadata['request_id']}]"]
+            lines += [f"  {name}: {value}" for name, value in more.items()]
+            lines += [f"  {text}"] if (text := advice(info.reason)) else []
+            code = Exit.UNAVAILABLE if info.metadata["oauth_error"] == "temporarily_unavailable" else Exit.REFUSED
+            fail("\n".join(lines), code)
+    fail(f"{server} does not answer as the daemon would: {error.details()}", Exit.UNAVAILABLE)
+
+
+def _details(text: str) -> list[dict[str, Any]]:
+    """RFC 9396 JSON as fields of the message."""
+    if not text:
+        return []
+    try:
+        listed = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+        names = {"apiGroups": "api_groups", "resourceNames": "resource_names"}
+        return [{names.get(name, name): value for name, value in each.items()} for each in listed]
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        fail(f"--authorization-details is no JSON array of objects: {error}", Exit.USAGE)
+
+
+def _seconds(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,6})([smh])", text)
+    if match is None:
+        fail("--lifetime is a number with s, m or h: 90s, 10m, 1h", Exit.USAGE)
+    return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _read(path: Path | None) -> str:
+    try:
+        return (path.read_text(encoding="utf-8") if path else sys.stdin.read()).strip()
+    except (OSError, UnicodeError) as error:
+        fail(f"{path} cannot be read: {error}", Exit.USAGE)
+
+
+def _json(message: Any) -> dict[str, Any]:
+    from google.protobuf.json_format import MessageToDict
+
+    told: dict[str, Any] = MessageToDict(message, preserving_proto_field_name=True)
+    for name in ("expires_in", "exp", "iat"):
+        if name in told:
+            told[name] = int(told[name])
+    return told
