@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tests.lab.process import free_ports
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "exchanged"
@@ -87,7 +85,7 @@ class Daemon:
 
     def write(self) -> None:
         """Writes the configuration."""
-        self.config.write_text(yaml.safe_dump(self.settings, sort_keys=False))
+        self.config.write_text(json.dumps(self.settings, indent=2))
 
     def start(self, *, prefix: tuple[str, ...] = ()) -> None:
         """Starts it; returns when it answers on its socket, ready or not.

@@ -1,10 +1,12 @@
 """Issuers that sign with real keys, and let one thing be wrong."""
 
+import asyncio
 import secrets
 import ssl
+import threading
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -128,6 +130,27 @@ class FakeIssuer:
             yield issuer
         finally:
             await runner.cleanup()
+
+    @classmethod
+    @contextmanager
+    def served(cls, folder: Path, **settings: Any) -> Iterator["FakeIssuer"]:
+        """The same, from a thread of its own, for tests that wait."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        serving = cls.serve(folder, **settings)
+        try:
+            yield asyncio.run_coroutine_threadsafe(serving.__aenter__(), loop).result(10)
+        finally:
+            asyncio.run_coroutine_threadsafe(serving.__aexit__(None, None, None), loop).result(10)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+            loop.close()
+
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """How a daemon's configuration names it."""
+        keys = {"certificateAuthority": str(self.certificate_authority)}
+        return {"type": "oidc", "issuer": self.url, "audience": self.audience, "keys": keys, **more}
 
     async def _discovery(self, request: web.Request) -> web.Response:
         self._note(request)

@@ -57,9 +57,13 @@ def list_grants(
 
 
 @app.command()
-def show(grant: str, socket: SocketPath = None, config: MaybeConfig = None) -> None:
+def show(grant: str, socket: SocketPath = None, config: MaybeConfig = None, output: Output = Format.JSON) -> None:
     """Show all about one grant."""
-    show_json(Daemon(socket, config).get(f"/grants/{grant}"))
+    found = Daemon(socket, config).get(f"/grants/{grant}")
+    if output is Format.JSON:
+        show_json(found)
+    else:
+        show_table(("", ""), found.items(), empty="")
 
 
 @app.command()

@@ -47,8 +47,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
         table.add_column(column, overflow="fold")
     for row in listed:
         table.add_row(*row)
-    console = Console()
-    console.print(table, width=None if console.is_terminal else WIDE)
+    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
 
 
 WIDE = 200

@@ -51,15 +51,18 @@ def _daemon(cluster: Cluster, audience: str) -> JsonObject:
         f"has(variables.it.metadata.labels) && '{GRANT_LABEL}' in variables.it.metadata.labels && "
         f"'{INSTANCE_LABEL}' in variables.it.metadata.labels"
     )
-    token_call = "request.resource.resource == 'serviceaccounts' && request.subResource == 'token'"
+    kind = (
+        "request.resource.resource + "
+        "(!has(request.subResource) || request.subResource == '' ? '' : '/' + request.subResource)"
+    )
     return _policy(
         f"{NAME}-daemon",
         f"request.userInfo.username == '{daemon_user(cluster)}'",
         [_rule(["*"], ["*/*"], ["CREATE", "UPDATE", "DELETE", "CONNECT"])],
         {
             "it": "request.operation == 'DELETE' ? oldObject : object",
-            "kind": "request.resource.resource + (request.subResource == '' ? '' : '/' + request.subResource)",
-            "isToken": token_call,
+            "kind": kind,
+            "place": "has(request.namespace) ? request.namespace : ''",
         },
         [
             (
@@ -69,11 +72,11 @@ def _daemon(cluster: Cluster, audience: str) -> JsonObject:
             ),
             ("request.operation != 'UPDATE' && request.operation != 'CONNECT'", "the daemon changes nothing in place"),
             (
-                f"!(variables.kind in ['serviceaccounts', 'serviceaccounts/token']) || request.namespace == '{grants}'",
+                f"!(variables.kind in ['serviceaccounts', 'serviceaccounts/token']) || variables.place == '{grants}'",
                 f"service accounts and tokens of {grants} alone",
             ),
             (
-                f"!(variables.kind in ['roles', 'rolebindings']) || request.namespace in {_list(namespaces)}",
+                f"!(variables.kind in ['roles', 'rolebindings']) || variables.place in {_list(namespaces)}",
                 "roles and bindings in the listed namespaces alone",
             ),
             (
@@ -100,7 +103,7 @@ def _daemon(cluster: Cluster, audience: str) -> JsonObject:
             ),
             *_role_rules(cluster),
             (
-                "!variables.isToken || request.operation != 'CREATE' || "
+                "variables.kind != 'serviceaccounts/token' || request.operation != 'CREATE' || "
                 f"(has(object.spec.expirationSeconds) && object.spec.expirationSeconds <= {_ceiling(cluster)} && "
                 f"has(object.spec.audiences) && object.spec.audiences.all(a, a == {_text(audience)}))",
                 "tokens for this cluster, no longer than the ceiling",
@@ -172,11 +175,11 @@ def _grants(cluster: Cluster) -> JsonObject:
         {
             "group": "request.resource.group",
             "kind": "request.resource.group + '/' + request.resource.resource + "
-            "(request.subResource == '' ? '' : '/' + request.subResource)",
+            "(!has(request.subResource) || request.subResource == '' ? '' : '/' + request.subResource)",
         },
         [
             (f"!({is_closed}) || variables.kind.startsWith('authorization.k8s.io/')", "grants do not breed grants"),
-            (f"!(request.namespace in {own})", "this namespace is closed to grants"),
+            (f"!has(request.namespace) || !(request.namespace in {own})", "this namespace is closed to grants"),
         ],
     )
 

@@ -254,6 +254,7 @@ class Cluster:
             f"--cert-dir={folder / 'pki'}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--endpoint-reconciler-type=none",
+            "--allow-privileged=true",
             f"--service-account-issuer={self.issuer}",
             f"--api-audiences={self.issuer}",
             f"--service-account-key-file={folder / 'service-accounts.key'}",

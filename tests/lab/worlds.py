@@ -1,0 +1,117 @@
+"""A daemon and a cluster that know each other, by what `exchanged cluster setup` prints and nothing else."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tests.daemon import Daemon
+from tests.issuers import FakeIssuer
+from tests.lab.cluster import Cluster, ClusterOptions
+
+
+@dataclass(slots=True)
+class World:
+    """A running daemon, an issuer that it trusts, and the clusters it grants for."""
+
+    daemon: Daemon
+    issuer: FakeIssuer
+    clusters: dict[str, Cluster]
+
+    @property
+    def cluster(self) -> Cluster:
+        """The first cluster."""
+        return next(iter(self.clusters.values()))
+
+    def token(self, scope: str, cluster: str = "prod", **options: str) -> Any:
+        """An exchange of a fresh CI token."""
+        return self.daemon.exchange(self.issuer.github_token(), scope=scope, cluster=cluster, **options)
+
+
+@contextmanager
+def world(folder: Path, modes: dict[str, dict[str, Any]], policies: dict[str, str], **more: Any) -> Iterator[World]:
+    """Clusters with these settings, a daemon with these policies, everything set up and ready."""
+    with ExitStack() as stack:
+        clusters = {
+            name: stack.enter_context(Cluster.start(folder / name, ClusterOptions(controller_manager=False)))
+            for name in modes
+        }
+        issuer = stack.enter_context(FakeIssuer.served(folder / "issuer"))
+        settings = {
+            name: {"server": cluster.server, "certificateAuthority": str(cluster.ca_file), **modes[name]}
+            for name, cluster in clusters.items()
+        }
+        issuers = {"github": issuer.settings(profile="github"), **more.pop("issuers", {})}
+        daemon = Daemon.make(folder / "daemon", issuers=issuers, clusters=settings, policies=policies, **more)
+        stack.callback(daemon.kill)
+        bound = [name for name in clusters if modes[name]["mode"] == "bindings"]
+        for name in bound:
+            file = daemon.folder / f"{name}.token"
+            file.touch(mode=0o600)
+            daemon.settings["clusters"][name]["credential"] = {"tokenFile": str(file)}
+        daemon.write()
+        for name, cluster in clusters.items():
+            prepare(cluster)
+            if name in bound:
+                credential(daemon, name, cluster)
+        # The state folder has its CA only when the daemon has been there.
+        daemon.start()
+        for name, cluster in clusters.items():
+            set_up(daemon, name, cluster)
+        daemon.wait_ready()
+        yield World(daemon, issuer, clusters)
+
+
+def prepare(cluster: Cluster) -> None:
+    """Namespaces, accounts and a deployment for grants to act on."""
+    cluster.apply("\n---\n".join(_PREPARED))
+
+
+def credential(daemon: Daemon, name: str, cluster: Cluster) -> None:
+    """The daemon's own credential: a token of the service account that the manifests make, in a file."""
+    files = daemon.folder / f"setup-{name}"
+    daemon.run("cluster", "setup", name, "--output-directory", str(files), "--directory", str(files))
+    cluster.apply((files / "manifests.yaml").read_text())
+    token = cluster.service_account_token("exchanged", "exchanged", cluster.issuer)
+    (daemon.folder / f"{name}.token").write_text(token)
+
+
+def set_up(daemon: Daemon, name: str, cluster: Cluster) -> None:
+    """Applies what `cluster setup` prints, as an administrator would."""
+    files = daemon.folder / f"setup-{name}"
+    daemon.run("cluster", "setup", name, "--output-directory", str(files), "--directory", str(files))
+    cluster.apply((files / "manifests.yaml").read_text())
+    if daemon.settings["clusters"][name]["mode"] != "authorizer":
+        return
+    daemon.run("cluster", "client-certificate", name, "--directory", str(files))
+    cluster.stop_apiserver()
+    cluster.start_apiserver(
+        replace(
+            cluster.options,
+            authentication_config=(files / "authentication.yaml").read_text(),
+            authorization_config=(files / "authorization.yaml").read_text(),
+        )
+    )
+
+
+_PREPARED = [
+    "apiVersion: v1\nkind: Namespace\nmetadata: {name: web}",
+    "apiVersion: v1\nkind: Namespace\nmetadata: {name: other}",
+    "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: web, namespace: web}",
+    "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: default, namespace: web}",
+    "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: powerful, namespace: web}",
+    *(
+        f"""apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}, namespace: web}}
+spec:
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}}}}}
+    spec:
+      serviceAccountName: web
+      containers: [{{name: main, image: none}}]"""
+        for name in ("web", "beside")
+    ),
+]

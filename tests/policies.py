@@ -1,0 +1,44 @@
+"""Policies for tests and the demo, as files."""
+
+from typing import Any
+
+import yaml
+
+
+def policy(policy_name: str, /, *, subjects: list[dict[str, Any]] | None = None, **scope: Any) -> str:
+    """A policy for the job of repository 4711, with one scope; give what is to be different."""
+    usual = {
+        "name": "rollout",
+        "clusters": ["prod"],
+        "namespaces": ["web"],
+        "rules": [
+            {
+                "apiGroups": ["apps"],
+                "resources": ["deployments"],
+                "resourceNames": ["web"],
+                "verbs": ["get", "patch"],
+            }
+        ],
+        "acknowledge": ["workloads"],
+        "workloads": {"serviceAccounts": ["web"]},
+        "lifetime": {"default": "5m", "max": "15m"},
+    }
+    made = {key: value for key, value in (usual | scope).items() if value is not None}
+    document = {
+        "apiVersion": "exchanged.dev/v1alpha1",
+        "kind": "Policy",
+        "metadata": {"name": policy_name},
+        "spec": {
+            "owner": "team-web@example.com",
+            "function": "deploy",
+            "subjects": subjects or [{"issuer": "github", "claims": {"repository_id": "4711"}}],
+            "scopes": [made],
+        },
+    }
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def reading(policy_name: str = "read-pods", /, **scope: Any) -> str:
+    """A policy that lets the same job read pods."""
+    rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
+    return policy(policy_name, **({"name": "pods", "rules": rules, "acknowledge": None, "workloads": None} | scope))
