@@ -42,3 +42,28 @@ def reading(policy_name: str = "read-pods", /, **scope: Any) -> str:
     """A policy that lets the same job read pods."""
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
     return policy(policy_name, **({"name": "pods", "rules": rules, "acknowledge": None, "workloads": None} | scope))
+
+
+def demo() -> str:
+    """The policy of the README and the demo, as a person would write it."""
+    return """\
+apiVersion: exchanged.dev/v1alpha1
+kind: Policy
+metadata: {name: deploy-web}
+spec:
+  owner: team-web@example.com
+  function: deploy
+  subjects:
+  - issuer: github
+    claims: {repository_id: "4711", environment: production}
+    when: claims.ref == "refs/heads/main" && claims.event_name in ["push", "workflow_dispatch"]
+  scopes:
+  - name: rollout
+    clusters: [prod]
+    namespaces: [web]
+    rules:
+    - {apiGroups: [apps], resources: [deployments], resourceNames: [web], verbs: [get, watch, patch]}
+    acknowledge: [workloads]
+    workloads: {serviceAccounts: [web]}
+    lifetime: {default: 5m, max: 15m}
+"""

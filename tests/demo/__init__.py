@@ -1,0 +1,1 @@
+"""An exchange from end to end, for a person to watch."""
