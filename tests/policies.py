@@ -67,3 +67,28 @@ spec:
     workloads: {serviceAccounts: [web]}
     lifetime: {default: 5m, max: 15m}
 """
+
+
+def for_repository(number: int) -> str:
+    """One of many policies: all of one issuer and one owner, each for a repository of its own."""
+    return f"""\
+apiVersion: exchanged.dev/v1alpha1
+kind: Policy
+metadata: {{name: repository-{number}}}
+spec:
+  owner: team-{number}@example.com
+  function: deploy
+  subjects:
+  - issuer: github
+    claims: {{repository_owner_id: "42", repository_id: "{number}"}}
+    when: claims.ref == "refs/heads/main"
+  scopes:
+  - name: rollout
+    clusters: [prod]
+    namespaces: [web]
+    rules:
+    - {{apiGroups: [apps], resources: [deployments], resourceNames: [web], verbs: [get, patch]}}
+    acknowledge: [workloads]
+    workloads: {{serviceAccounts: [web]}}
+    lifetime: {{default: 5m, max: 15m}}
+"""

@@ -173,10 +173,9 @@ def _check_unused(db: sqlite3.Connection, party: Identity, rejected: Rejected) -
 def _check_bounds(db: sqlite3.Connection, intent: Intent) -> None:
     grant, bounds = intent.grant, intent.bounds
     who = (grant.subject.issuer, grant.subject.subject)
-    live = dict(db.execute("SELECT issuer, grants FROM live WHERE (issuer, subject) IN (VALUES (?, ?), ('', ''))", who))
-    if live.get(grant.subject.issuer, 0) >= bounds.live_per_subject:
+    if _live(db, *who) >= bounds.live_per_subject:
         raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_per_subject} live grants of {'/'.join(who)}")
-    if live[""] >= bounds.live_in_all:
+    if _live(db, "", "") >= bounds.live_in_all:
         raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_in_all} live grants in all")
     if intent.job_uses and grant.job:
         (made,) = db.execute(
@@ -185,6 +184,11 @@ def _check_bounds(db: sqlite3.Connection, intent: Intent) -> None:
         ).fetchone()
         if made >= intent.job_uses:
             raise _too_many(Reason.JOB_EXHAUSTED, f"job {grant.job} had {made} grants", retry=None)
+
+
+def _live(db: sqlite3.Connection, issuer: str, subject: str) -> int:
+    row = db.execute("SELECT grants FROM live WHERE issuer = ? AND subject = ?", (issuer, subject)).fetchone()
+    return int(row[0]) if row is not None else 0
 
 
 def _too_many(reason: Reason, detail: str, retry: timedelta | None = RETRY) -> TooManyRequests:

@@ -1,0 +1,1 @@
+"""The benchmark: figures as ratios within one run."""

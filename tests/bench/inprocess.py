@@ -1,0 +1,243 @@
+"""Without a door: the crypto floor, the exchange in process, and decisions. Run as a process of its own, on one core."""
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvloop
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+
+from exchanged.authenticate.candidates import Authenticators
+from exchanged.authenticate.jws import Expected
+from exchanged.authenticate.keysets import KeySet
+from exchanged.authenticate.oidc import OidcAuthenticator
+from exchanged.authenticate.profiles import GITHUB
+from exchanged.cluster.authorizer import AuthorizerMode
+from exchanged.ending import Endings
+from exchanged.exchange import Exchanger
+from exchanged.keys.signing import KeyRing
+from exchanged.model import (
+    ClusterName,
+    ClusterTraits,
+    ExchangeRequest,
+    IdentityKind,
+    IssuerName,
+    Mode,
+    PresentedToken,
+    RequestContext,
+    RequestId,
+    TokenType,
+)
+from exchanged.policy.compiled import Compiler
+from exchanged.policy.decide import decide
+from exchanged.policy.index import PolicySet
+from exchanged.policy.load import load_text
+from exchanged.ports import Bounds
+from exchanged.refusals import Refusals
+from exchanged.store.sqlite import SqliteStore
+from tests.grants import identity
+from tests.issuers import FakeIssuer, key
+from tests.policies import for_repository
+
+IN_FLIGHT = 64
+EXCHANGES = 12_000
+SUBJECTS = 500
+CLUSTER = ClusterName("prod")
+TRAITS = ClusterTraits(
+    name=CLUSTER,
+    mode=Mode.AUTHORIZER,
+    resource="https://prod.example:6443",
+    max_lifetime=timedelta(hours=1),
+    breeding=frozenset({"workloads"}),
+)
+
+
+def now() -> datetime:
+    """The clock."""
+    return datetime.now(UTC)
+
+
+def floor_rate() -> float:
+    """Pairs of verify RS256 and sign ES256 a second, by the cryptography library alone."""
+    private, signer, message = key("RSA"), key("EC"), b"m" * 1_000
+    assert isinstance(private, rsa.RSAPrivateKey)
+    assert isinstance(signer, ec.EllipticCurvePrivateKey)
+    signature, public = private.sign(message, padding.PKCS1v15(), hashes.SHA256()), private.public_key()
+
+    def pair() -> None:
+        public.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+        signer.sign(message, ec.ECDSA(hashes.SHA256()))
+
+    return _rate(pair, 10_000)
+
+
+def _rate(work: Callable[[], Any], times: int) -> float:
+    for _ in range(times // 10):
+        work()
+    began = time.perf_counter()
+    for _ in range(times):
+        work()
+    return times / (time.perf_counter() - began)
+
+
+class OneSource:
+    """Keys that are there."""
+
+    def __init__(self, issuer: FakeIssuer) -> None:
+        self._issuer = issuer
+
+    async def fetch(self) -> Any:
+        """The key set."""
+        return self._issuer.jwks()
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class Policies:
+    """A set that does not change."""
+
+    def __init__(self, current: PolicySet) -> None:
+        self.current = current
+
+
+def policy_set(count: int) -> PolicySet:
+    """Policies of one issuer and one owner, each for a repository of its own."""
+    compiler = Compiler()
+    policies = PolicySet(compiler.conditions)
+    for number in range(count):
+        (policy,) = load_text(for_repository(number), f"{number}.yaml", compiler)
+        policies.put(policy)
+    return policies
+
+
+async def exchange_rate(folder: Path) -> float:
+    """Exchanges a second, all in, with the store on disk, at 64 in flight."""
+    issuer = FakeIssuer("https://ci.example")
+    tokens = [
+        issuer.github_token(repository_id=str(n % 100), sub=f"repo:acme/{n % SUBJECTS}", exp=int(time.time()) + 600)
+        for n in range(EXCHANGES)
+    ]
+    store = SqliteStore.open(folder / "state")
+    ring = KeyRing(
+        folder=folder / "keys",
+        rotate_after=timedelta(days=30),
+        publish_ahead=timedelta(days=1),
+        longest_grant=timedelta(hours=1),
+        clock=now,
+    )
+    ring.load()
+    modes = {CLUSTER: AuthorizerMode(traits=TRAITS, keys=ring, issuer="https://x.example", audience="a")}
+    exchanger = Exchanger(
+        authenticators=Authenticators(authenticators=[_authenticator(issuer)], own_issuer="https://x.example"),
+        policies=Policies(policy_set(100)),
+        clusters=modes,
+        store=store,
+        endings=Endings(store=store, clusters=modes, clock=now),
+        refusals=Refusals(store=store, clock=now, unverified_per_minute=60),
+        bounds=Bounds(live_per_subject=10_000, live_in_all=1_000_000),
+        time_out=15,
+        clock=now,
+        observe=lambda *_: None,
+    )
+
+    async def one(number: int) -> None:
+        request = ExchangeRequest(
+            subject_token=PresentedToken(text=tokens[number]),
+            subject_token_type=TokenType.JWT,
+            audience=(CLUSTER,),
+            scope=(f"repository-{number % 100}/rollout",),
+        )
+        context = RequestContext(request_id=RequestId("r"), time=now(), source="127.0.0.1", door="grpc")
+        await exchanger.exchange(request, context)
+
+    seconds = await _in_flight(one, EXCHANGES)
+    await store.close()
+    return EXCHANGES / seconds
+
+
+async def _in_flight(work: Callable[[int], Awaitable[None]], times: int) -> float:
+    numbers = iter(range(times))
+
+    async def worker(numbers: Iterator[int]) -> None:
+        for number in numbers:
+            await work(number)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(worker(numbers) for _ in range(IN_FLIGHT)))
+    return time.perf_counter() - began
+
+
+def _authenticator(issuer: FakeIssuer) -> OidcAuthenticator:
+    algorithms = frozenset({"RS256", "ES256"})
+    return OidcAuthenticator(
+        name=IssuerName("github"),
+        expected=Expected(
+            issuer=issuer.url,
+            audience=issuer.audience,
+            allow_several_audiences=False,
+            algorithms=algorithms,
+            max_lifetime=timedelta(hours=1),
+            leeway=timedelta(seconds=30),
+        ),
+        keys=KeySet(
+            source=OneSource(issuer),
+            algorithms=algorithms,
+            refresh=timedelta(minutes=10),
+            stale_limit=timedelta(hours=1),
+            clock=now,
+            on_fetch=lambda _: None,
+        ),
+        profile=GITHUB,
+        single_use=True,
+        job_uses=32,
+        kind=IdentityKind.WORKLOAD,
+    )
+
+
+def decision_seconds(count: int) -> float:
+    """The median time of a decision, over exact and bare scopes, among so many policies."""
+    policies, samples = policy_set(count), []
+    for number in range(0, count, max(1, count // 100)):
+        who = identity(claims={"repository_id": str(number), "repository_owner_id": "42", "ref": "refs/heads/main"})
+        for scope in (f"repository-{number}/rollout", "rollout"):
+            request = ExchangeRequest(
+                subject_token=PresentedToken(text=""),
+                subject_token_type="",
+                audience=(CLUSTER,),
+                scope=(scope,),
+            )
+            context = RequestContext(request_id=RequestId("r"), time=now(), source="127.0.0.1", door="grpc")
+            who = replace(who, subject=f"s{number}")
+            began = time.perf_counter()
+            for _ in range(20):
+                decide(policies, {CLUSTER: TRAITS}, who, None, request, context)
+            samples.append((time.perf_counter() - began) / 20)
+    return statistics.median(samples)
+
+
+def main() -> None:
+    """Prints the figures as JSON."""
+    os.sched_setaffinity(0, {int(sys.argv[1])})
+    figures: dict[str, float] = {"floor_per_s": floor_rate()}
+    with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder:
+        figures["in_process_per_s"] = uvloop.run(exchange_rate(Path(folder)))
+    figures["floor_per_s_again"] = floor_rate()
+    if len(sys.argv) > 3:
+        figures["decide_100_us"] = decision_seconds(100) * 1e6
+        figures["decide_100k_us"] = decision_seconds(100_000) * 1e6
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
