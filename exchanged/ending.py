@@ -8,8 +8,7 @@ being tried by `run` until it is done; until then the grant counts as backlog.
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from exchanged.errors import ExchangeError
@@ -42,18 +41,10 @@ class Endings:
         self._store = store
         self._clusters = clusters
         self._clock = clock
-        self._in_flight: set[GrantId] = set()
+        self.in_flight: set[GrantId] = set()
+        """Grants that an exchange is making: it alone withdraws them."""
         self._soon: set[asyncio.Task[bool]] = set()
         self._retry: dict[GrantId, tuple[float, float]] = {}
-
-    @contextmanager
-    def in_flight(self, grant_id: GrantId) -> Iterator[None]:
-        """While an exchange makes this grant, the exchange alone withdraws it."""
-        self._in_flight.add(grant_id)
-        try:
-            yield
-        finally:
-            self._in_flight.discard(grant_id)
 
     async def end(
         self,
@@ -71,7 +62,7 @@ class Endings:
         """
         record = entries.ended(grant_id, state, why, by=by, at=self._clock(), request_id=request_id)
         grant = await self._store.end(grant_id, state, why, record, give_back=give_back)
-        if grant is not None and (state is GrantState.FAILED or grant_id not in self._in_flight):
+        if grant is not None and (state is GrantState.FAILED or grant_id not in self.in_flight):
             await self.withdraw(grant)
         return grant
 
@@ -121,9 +112,7 @@ class Endings:
         now = asyncio.get_running_loop().time()
         due = await self._store.due(self._clock(), BATCH + len(self._retry), cluster=cluster)
         ready = [
-            grant
-            for grant in due
-            if grant.id not in self._in_flight and self._retry.get(grant.id, (0.0, 0.0))[1] <= now
+            grant for grant in due if grant.id not in self.in_flight and self._retry.get(grant.id, (0.0, 0.0))[1] <= now
         ]
         gate = asyncio.Semaphore(AT_ONCE)
         await asyncio.gather(*(self._take_up(grant, gate) for grant in ready))

@@ -26,7 +26,6 @@ from exchanged.ending import Endings
 from exchanged.errors import (
     ActorTokenRejected,
     ExchangeError,
-    KeysUnavailable,
     PolicyDenied,
     Reason,
     SubjectTokenRejected,
@@ -55,8 +54,9 @@ from exchanged.request import check
 
 log = logging.getLogger(__name__)
 
-GRANT_ID_BYTES = 10
-"""80 random bits: no two grants share an id, and names at clusters stay short."""
+GRANT_ID_RANDOM = 6
+"""Random bytes of a grant's id, after the second it was made in: ids that follow one another lie together in the store,
+and what a store writes for a grant is what an exchange waits for."""
 
 
 class Policies(Protocol):
@@ -91,7 +91,6 @@ class Exchanger:
         endings: Endings,
         refusals: Refusals,
         bounds: Bounds,
-        time_out: float,
         clock: Callable[[], datetime],
         observe: Callable[[str, str, float], None],
     ) -> None:
@@ -103,7 +102,6 @@ class Exchanger:
         self._endings = endings
         self._refusals = refusals
         self._bounds = bounds
-        self._time_out = time_out
         self._clock = clock
         self._observe = observe
         self._begun: set[asyncio.Task[Exchanged] | asyncio.Task[None]] = set()
@@ -172,16 +170,13 @@ class Exchanger:
         self, token: PresentedToken, token_type: str, now: datetime, rejected: type[ExchangeError]
     ) -> Identity:
         try:
-            async with asyncio.timeout(self._time_out):
-                return await self._authenticators.authenticate(token, token_type, now)
+            return await self._authenticators.authenticate(token, token_type, now)
         except TokenRefused as refused:
             raise rejected(refused.reason, refused.detail, verified=refused.verified) from refused
-        except TimeoutError as error:
-            raise KeysUnavailable(Reason.KEYS_UNAVAILABLE, "the token's issuer did not answer in time") from error
 
     def _intended(self, case: _Case, subject: Identity, allowed: Allowed, mode: ClusterMode) -> Grant:
-        grant_id = GrantId(secrets.token_hex(GRANT_ID_BYTES))
         now = case.context.time.replace(microsecond=0)
+        grant_id = GrantId(f"{int(now.timestamp()):08x}{secrets.token_hex(GRANT_ID_RANDOM)}")
         return Grant(
             id=grant_id,
             state=GrantState.INTENDED,
@@ -199,33 +194,34 @@ class Exchanger:
         )
 
     async def _make(self, case: _Case, grant: Grant, mode: ClusterMode) -> Exchanged:
-        with self._endings.in_flight(grant.id):
+        in_flight = self._endings.in_flight
+        in_flight.add(grant.id)
+        try:
             # 4. Record the intent: single use, revocations, bounds and the record in one transaction.
             try:
                 replaced = await self._store.begin(self._intent(case, grant))
             except ExchangeError as refusal:
                 await self._refuse(refusal, case)
                 raise
-            token: IssuedToken | None = None
-            try:
-                # 5. Issue at the cluster; when this returns, the token works.
-                token = await mode.issue(grant)
-                # 6. Record what was issued, if it may still be.
-                await self._complete(grant, token)
-            except BaseException as error:
-                await self._undo(grant, token, error)
-                raise
+            token = await self._issue(grant, mode)
+        finally:
+            in_flight.discard(grant.id)
         if replaced is not None:
             self._endings.withdraw_soon(replaced)
         # 7. Reply: from here on the token can be used.
-        issued = replace(
-            grant,
-            state=GrantState.ISSUED,
-            credential_id=token.credential_id,
-            token_digest=token.digest(),
-            objects=token.objects,
-        )
-        return Exchanged(token=token, grant=issued, cluster=mode.traits)
+        return Exchanged(token=token, grant=grant, cluster=mode.traits)
+
+    async def _issue(self, grant: Grant, mode: ClusterMode) -> IssuedToken:
+        token: IssuedToken | None = None
+        try:
+            # 5. Issue at the cluster; when this returns, the token works.
+            token = await mode.issue(grant)
+            # 6. Record what was issued, if it may still be.
+            await self._complete(grant, token)
+        except BaseException as error:
+            await self._undo(grant, token, error)
+            raise
+        return token
 
     def _intent(self, case: _Case, grant: Grant) -> Intent:
         parties = tuple(identity for identity in (case.subject, case.actor) if identity is not None)

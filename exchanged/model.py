@@ -310,7 +310,7 @@ class IssuedToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchanged:
-    """What an exchange came to: the token, the grant behind it in state `issued`, and where it is good."""
+    """What an exchange came to: the token, the grant behind it as it was intended, and where it is good."""
 
     token: IssuedToken
     grant: Grant

@@ -41,7 +41,7 @@ _LEADS_ELSEWHERE: Final = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "x5t", 
 _RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _SIGNATURES = jwt.PyJWS()
-_STANDARD = str.maketrans("-_", "+/")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,7 +214,7 @@ def _check_audience(audience: object, expected: Expected) -> None:
 
 def _object(segment: str, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(_decoded(segment).decode(), object_pairs_hook=_unrepeated, parse_constant=_no_constant)
+        value = _STRICT.decode(_decoded(segment).decode())
     except (ValueError, RecursionError) as error:
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"the {name} is not JSON") from error
     if not isinstance(value, dict):
@@ -224,7 +224,8 @@ def _object(segment: str, name: str) -> dict[str, Any]:
 
 def _decoded(segment: str) -> bytes:
     """Base64url without padding (RFC 7515 §2); the form of the whole token is checked already."""
-    return binascii.a2b_base64(segment.translate(_STANDARD) + "=" * (-len(segment) % 4), strict_mode=True)
+    raw = segment.encode("ascii").translate(_STANDARD) + b"=" * (-len(segment) % 4)
+    return binascii.a2b_base64(raw, strict_mode=True)
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -237,6 +238,9 @@ def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_unrepeated, parse_constant=_no_constant)
 
 
 def _shown(value: object) -> str:

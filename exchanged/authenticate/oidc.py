@@ -5,7 +5,7 @@ from typing import Any
 
 from exchanged.authenticate.jws import Expected, time_claim, verify
 from exchanged.authenticate.keysets import KeySet
-from exchanged.authenticate.profiles import STANDARD, Profile
+from exchanged.authenticate.profiles import Profile
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.errors import Reason
 from exchanged.model import Claims, Identity, IdentityKind, IssuerName, UnverifiedToken
@@ -73,15 +73,17 @@ def usable(claims: Claims, profile: Profile) -> dict[str, Any]:
     """The claims that policies may match on, with `iss` and `sub`."""
     if profile.used is None:
         return dict(claims)
-    return {name: value for name, value in claims.items() if name in profile.used or name in {"iss", "sub"}}
+    usable = profile.usable
+    return {name: value for name, value in claims.items() if name in usable}
 
 
 def unknown(claims: Claims, profile: Profile) -> tuple[str, ...]:
     """Claims that nobody here has heard of: noted, so that a change of the issuer's is seen."""
     if profile.used is None:
         return ()
-    known = profile.used | profile.ignored | STANDARD | {"may_act"}
-    return tuple(sorted(name[:MAX_ID] for name in claims.keys() - known))
+    if claims.keys() <= profile.known:
+        return ()
+    return tuple(sorted(name[:MAX_ID] for name in claims.keys() - profile.known))
 
 
 def _id(claims: Claims, name: str) -> str:

@@ -17,6 +17,8 @@ class Profile:
         names: claims that name something by a name that can be given up and taken over, and the claim with its id.
         single_use: a token is good for one exchange; told apart by `jti`.
         job: the claim with the job's own id, or "".
+        known: every claim that the profile has heard of.
+        usable: `used`, with `iss` and `sub`.
     """
 
     name: str
@@ -25,6 +27,13 @@ class Profile:
     names: Mapping[str, str] = field(default_factory=dict)
     single_use: bool = False
     job: str = ""
+    known: frozenset[str] = field(init=False)
+    usable: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        used = self.used or frozenset()
+        object.__setattr__(self, "known", used | self.ignored | STANDARD | {"may_act"})
+        object.__setattr__(self, "usable", used | {"iss", "sub"})
 
 
 GITHUB = Profile(

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -97,7 +98,7 @@ class KeyRing:
         """
         if self._active is None:
             raise RuntimeError("keys are loaded before anything is signed")
-        message = self._active.header + b"." + _base64url(json.dumps(claims, separators=(",", ":")).encode())
+        message = self._active.header + b"." + _base64url(orjson.dumps(claims))
         r, s = decode_dss_signature(self._active.key.sign(message, _ECDSA))
         signature = r.to_bytes(_COORDINATE, "big") + s.to_bytes(_COORDINATE, "big")
         return (message + b"." + _base64url(signature)).decode()

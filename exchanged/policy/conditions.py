@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -37,10 +38,11 @@ class ConditionError(ValueError):
 class Condition:
     """A compiled condition."""
 
-    __slots__ = ("__weakref__", "_program", "text")
+    __slots__ = ("__weakref__", "_program", "text", "variables")
 
     def __init__(self, text: str, program: cel.Expression) -> None:
         self.text = text
+        self.variables = tuple(name for name in VARIABLES if name.rpartition(".")[2] in text)
         self._program = program
 
     def why_not(self, activation: cel.Activation) -> str | None:
@@ -103,29 +105,41 @@ class Conditions:
 
     def activation(
         self,
+        condition: Condition,
         who: Identity,
         actor: Identity | None,
         request: ExchangeRequest,
         context: RequestContext,
         cluster: ClusterName | None,
     ) -> cel.Activation:
-        """The variables of one decision."""
-        return self._environment.Activation(
-            {
-                "claims": who.claims,
-                "issuer": who.issuer,
-                "subject": who.subject,
-                "actor": _party(actor),
-                "request.time": context.time,
-                "request.hour": context.time.hour,
-                "request.weekday": context.time.isoweekday(),
-                "request.source": context.source,
-                "request.door": context.door,
-                "request.cluster": cluster or "",
-                "request.scope": " ".join(request.scope),
-                "stated.intent": request.intent,
-            }
-        )
+        """The variables of one decision; of those, the ones that the condition can be asking for."""
+        values = _Values(who, actor, request, context, cluster)
+        return self._environment.Activation({name: _READ[name](values) for name in condition.variables})
+
+
+@dataclass(frozen=True, slots=True)
+class _Values:
+    who: Identity
+    actor: Identity | None
+    request: ExchangeRequest
+    context: RequestContext
+    cluster: ClusterName | None
+
+
+_READ: Mapping[str, Callable[[_Values], Any]] = {
+    "claims": lambda values: values.who.claims,
+    "issuer": lambda values: values.who.issuer,
+    "subject": lambda values: values.who.subject,
+    "actor": lambda values: _party(values.actor),
+    "request.time": lambda values: values.context.time,
+    "request.hour": lambda values: values.context.time.hour,
+    "request.weekday": lambda values: values.context.time.isoweekday(),
+    "request.source": lambda values: values.context.source,
+    "request.door": lambda values: values.context.door,
+    "request.cluster": lambda values: values.cluster or "",
+    "request.scope": lambda values: " ".join(values.request.scope),
+    "stated.intent": lambda values: values.request.intent,
+}
 
 
 def _party(actor: Identity | None) -> dict[str, Any]:

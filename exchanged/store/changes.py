@@ -13,8 +13,10 @@ from exchanged.store.codec import micros
 
 KEPT_AFTER_EXPIRY = timedelta(hours=1)
 """How long a used token is remembered after its end: longer than any leeway in judging it."""
-PRUNED_AT_ONCE = 8
-"""Used tokens forgotten with each new one: more than one, so that the table shrinks when there is less to do."""
+PRUNED_AT_ONCE = 64
+"""Used tokens forgotten at a time."""
+PRUNING_IDS = "0"
+"""Grants with an id that ends so forget some: one in sixteen, and of four times as many as were used since."""
 RETRY = timedelta(seconds=30)
 """When a caller over a bound may try again: grants are short."""
 
@@ -24,7 +26,7 @@ _LIVE = "('intended', 'issued')"
 _ENDED = "('failed', 'revoked', 'expired', 'returned')"
 
 
-def begin(db: sqlite3.Connection, intent: Intent, run: str, epoch: int) -> Grant | None:
+def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
     """Claims and records an intended grant; returns the one it replaced (`Store.begin`)."""
     grant = intent.grant
     single_use = [(party.issuer, party.single_use) for party in intent.parties if party.single_use is not None]
@@ -38,10 +40,10 @@ def begin(db: sqlite3.Connection, intent: Intent, run: str, epoch: int) -> Grant
         if party.single_use is not None:
             until = micros(party.expires_at + KEPT_AFTER_EXPIRY)
             db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (party.issuer, party.single_use, until, grant.id))
-    if single_use:
+    if single_use and grant.id.endswith(PRUNING_IDS):
         _forget_used(db, intent.record.time)
     db.execute(
-        "INSERT INTO grants (id, state, cluster, policy, issuer, subject, job, created_at, expires_at, run, decision) "
+        "INSERT INTO grants (id, state, cluster, policy, issuer, subject, job, created_at, expires_at, due_at, decision) "
         "VALUES (?, 'intended', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             grant.id,
@@ -52,7 +54,7 @@ def begin(db: sqlite3.Connection, intent: Intent, run: str, epoch: int) -> Grant
             grant.job,
             micros(grant.created_at),
             micros(grant.expires_at),
-            run,
+            micros(grant.expires_at),
             codec.decision(grant, single_use),
         ),
     )
@@ -88,7 +90,7 @@ def end(
 ) -> Grant | None:
     """Intended or issued becomes one of the ends (`Store.end`)."""
     row = db.execute(
-        f"UPDATE grants SET state = ?1, outcome = ?1, ended = ?2 WHERE id = ?3 AND state IN {_LIVE} "  # noqa: S608
+        f"UPDATE grants SET state = ?1, outcome = ?1, ended = ?2, due_at = 0 WHERE id = ?3 AND state IN {_LIVE} "  # noqa: S608
         f"RETURNING {codec.GRANT_COLUMNS}",
         (state.value, why, grant_id),
     ).fetchone()
@@ -96,6 +98,7 @@ def end(
         return None
     grant = codec.grant(row)
     _count(db, grant.subject.issuer, grant.subject.subject, -1)
+    _count_backlog(db, 1)
     if give_back:
         (text,) = db.execute("SELECT decision FROM grants WHERE id = ?", (grant_id,)).fetchone()
         for issuer, token in codec.single_uses(text):
@@ -107,10 +110,11 @@ def end(
 def withdrawn(db: sqlite3.Connection, grant_id: GrantId, record: Record) -> bool:
     """An ended grant becomes withdrawn (`Store.withdrawn`)."""
     changed = db.execute(
-        f"UPDATE grants SET state = 'withdrawn' WHERE id = ? AND state IN {_ENDED}",  # noqa: S608 - a constant
+        f"UPDATE grants SET state = 'withdrawn', due_at = NULL WHERE id = ? AND state IN {_ENDED}",  # noqa: S608 - a constant
         (grant_id,),
     ).rowcount
     if changed:
+        _count_backlog(db, -1)
         append(db, record)
     return bool(changed)
 
@@ -227,3 +231,7 @@ def _count(db: sqlite3.Connection, issuer: str, subject: str, by: int) -> None:
         "ON CONFLICT (issuer, subject) DO UPDATE SET grants = grants + excluded.grants",
         (issuer, subject, by),
     )
+
+
+def _count_backlog(db: sqlite3.Connection, by: int) -> None:
+    db.execute("UPDATE live SET grants = grants + ? WHERE issuer = '' AND subject = 'backlog'", (by,))

@@ -1,9 +1,10 @@
 """Grants and records as rows, and back. Times are whole microseconds since 1970, UTC."""
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import orjson
 
 from exchanged.log.record import Record, RecordKind, StoredRecord
 from exchanged.model import (
@@ -32,7 +33,9 @@ GRANT_COLUMNS = (
 )
 RECORD_COLUMNS = "sequence, time, kind, grant_id, request_id, body"
 
-_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+def _dump(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def micros(time: datetime) -> int:
@@ -82,7 +85,7 @@ def objects(made: tuple[ClusterObject, ...]) -> str:
 
 def single_uses(text: str) -> list[tuple[str, str]]:
     """What a decision's grant claimed."""
-    return [(issuer, token) for issuer, token in json.loads(text)["single_use"]]
+    return [(issuer, token) for issuer, token in orjson.loads(text)["single_use"]]
 
 
 def grant(row: tuple[Any, ...]) -> Grant:
@@ -103,7 +106,7 @@ def grant(row: tuple[Any, ...]) -> Grant:
         made,
         ended,
     ) = row
-    fixed = json.loads(text)
+    fixed = orjson.loads(text)
     actor = fixed["actor"]
     user, planned_id, planned, role_digest = fixed["plan"]
     return Grant(
@@ -122,7 +125,7 @@ def grant(row: tuple[Any, ...]) -> Grant:
         expires_at=moment(expires_at),
         credential_id=credential_id,
         token_digest=TokenDigest(token_digest) if token_digest is not None else None,
-        objects=_made(json.loads(made)) if made != "[]" else (),
+        objects=_made(orjson.loads(made)) if made != "[]" else (),
         ended=ended,
     )
 
@@ -138,7 +141,7 @@ def stored_record(row: tuple[Any, ...]) -> StoredRecord:
     return StoredRecord(
         sequence=sequence,
         record=Record(
-            kind=RecordKind(kind), time=moment(time), grant_id=grant_id, request_id=request_id, body=json.loads(body)
+            kind=RecordKind(kind), time=moment(time), grant_id=grant_id, request_id=request_id, body=orjson.loads(body)
         ),
     )
 

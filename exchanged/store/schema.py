@@ -16,7 +16,7 @@ CREATE TABLE grants (
     job TEXT NOT NULL,
     created_at INTEGER NOT NULL,
     expires_at INTEGER NOT NULL,
-    run TEXT NOT NULL,
+    due_at INTEGER,  -- when it wants attention: at its expiry, at once when it has ended; never again when withdrawn
     decision TEXT NOT NULL,
     credential_id TEXT NOT NULL DEFAULT '',
     token_digest BLOB,
@@ -24,17 +24,15 @@ CREATE TABLE grants (
     ended TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX grants_token ON grants (token_digest) WHERE token_digest IS NOT NULL;
-CREATE INDEX grants_expiry ON grants (cluster, expires_at) WHERE state = 'issued';
-CREATE INDEX grants_intended ON grants (cluster, created_at) WHERE state = 'intended';
-CREATE INDEX grants_backlog ON grants (cluster, number) WHERE state IN ('failed', 'revoked', 'expired', 'returned');
+CREATE INDEX grants_due ON grants (cluster, due_at);
 CREATE INDEX grants_job ON grants (issuer, job) WHERE job <> '';
 CREATE INDEX grants_subject ON grants (issuer, subject);
 
--- live grants by subject; the row ('', '') counts them all
+-- live grants by subject; the row ('', '') counts them all, ('', 'backlog') the ended that are to be withdrawn
 CREATE TABLE live (
     issuer TEXT NOT NULL, subject TEXT NOT NULL, grants INTEGER NOT NULL, PRIMARY KEY (issuer, subject)
 ) WITHOUT ROWID;
-INSERT INTO live VALUES ('', '', 0);
+INSERT INTO live VALUES ('', '', 0), ('', 'backlog', 0);
 
 CREATE TABLE used (
     issuer TEXT NOT NULL, token TEXT NOT NULL, expires_at INTEGER NOT NULL, grant_id TEXT NOT NULL,

@@ -6,7 +6,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -19,11 +19,14 @@ from exchanged.store.codec import GRANT_COLUMNS, RECORD_COLUMNS, micros
 from exchanged.store.group import GroupCommit
 from exchanged.store.schema import MIGRATIONS
 
-INTENT_LEASE = timedelta(minutes=2)
-"""After which an intent without an outcome is taken for dead: longer than all time-outs of an exchange together."""
 LONGEST_LIST = 1_000
 """Rows of one answer."""
 FILE = "exchanged.sqlite"
+CACHE_KIB = 16 * 1024
+"""Pages kept in memory: the live ends of the indexes, with room."""
+CHECKPOINT_PAGES = 8_000
+"""Pages (of 4 KiB) that the write-ahead log gathers before it is worked into the file: a page that many exchanges touch
+is then written once for all of them."""
 
 
 class StoreInUse(Exception):
@@ -49,7 +52,6 @@ class SqliteStore:
         self._lock = lock
         self._instance = instance
         self._epoch = epoch
-        self._run = secrets.token_hex(6)
         self._group = GroupCommit(writer)
         self._closed = False
 
@@ -90,7 +92,7 @@ class SqliteStore:
 
     async def begin(self, intent: Intent) -> Grant | None:
         """See `Store.begin`."""
-        return await self._group.run(lambda db: changes.begin(db, intent, self._run, self._epoch))
+        return await self._group.run(lambda db: changes.begin(db, intent, self._epoch))
 
     async def complete(self, grant_id: GrantId, token: IssuedToken, record: Record) -> bool:
         """See `Store.complete`."""
@@ -142,19 +144,10 @@ class SqliteStore:
 
     async def due(self, now: datetime, limit: int, *, cluster: ClusterName) -> Sequence[Grant]:
         """See `Store.due`."""
-        at, lease = micros(now), micros(now - INTENT_LEASE)
-        select = f"SELECT {GRANT_COLUMNS} FROM grants WHERE cluster = ? AND "  # noqa: S608 - a constant
-        queries: tuple[tuple[str, tuple[object, ...]], ...] = (
-            ("state IN ('failed', 'revoked', 'expired', 'returned') ORDER BY number", ()),
-            ("state = 'issued' AND expires_at <= ? ORDER BY expires_at", (at,)),
-            ("state = 'intended' AND (run <> ? OR created_at < ?) ORDER BY created_at", (self._run, lease)),
-        )
-        found: list[Grant] = []
+        query = f"SELECT {GRANT_COLUMNS} FROM grants WHERE cluster = ? AND due_at <= ? ORDER BY due_at LIMIT ?"  # noqa: S608
         with self._reading() as db:
-            for query, values in queries:
-                rows = db.execute(f"{select}{query} LIMIT ?", (cluster, *values, limit - len(found))).fetchall()
-                found += [codec.grant(row) for row in rows]
-        return found
+            rows = db.execute(query, (cluster, micros(now), limit)).fetchall()
+        return [codec.grant(row) for row in rows]
 
     async def records(self, *, after: int, limit: int, grant_id: GrantId | None = None) -> Sequence[StoredRecord]:
         """See `Store.records`."""
@@ -175,10 +168,8 @@ class SqliteStore:
     async def counts(self) -> StoreCounts:
         """See `Store.counts`."""
         with self._reading() as db:
-            (live,) = db.execute("SELECT grants FROM live WHERE issuer = '' AND subject = ''").fetchone()
-        ended = "SELECT count(*) FROM grants WHERE state IN ('failed', 'revoked', 'expired', 'returned')"
-        ((backlog,),) = await self._in_thread(ended, ())
-        return StoreCounts(live=live, backlog=backlog)
+            counted = dict(db.execute("SELECT subject, grants FROM live WHERE issuer = ''"))
+        return StoreCounts(live=counted[""], backlog=counted["backlog"])
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -232,6 +223,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA busy_timeout = 5000")
+    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
     return connection
 
 
@@ -246,6 +239,8 @@ def _migrate(db: sqlite3.Connection) -> None:
 def _prepare(db: sqlite3.Connection) -> dict[str, str]:
     db.execute("INSERT OR IGNORE INTO meta VALUES ('instance', ?)", (secrets.token_hex(6),))
     db.execute("DELETE FROM live WHERE grants = 0 AND issuer <> ''")
+    # Nobody else has this store open, so whoever intended these is no more.
+    db.execute("UPDATE grants SET due_at = 0 WHERE state = 'intended'")
     return dict(db.execute("SELECT name, value FROM meta"))
 
 
