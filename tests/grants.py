@@ -31,7 +31,7 @@ from exchanged.ports import Bounds, Intent
 
 NOW = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 """A Monday, noon."""
-WIDE = Bounds(live_per_subject=1_000, live_in_all=100_000)
+WIDE = Bounds(live_per_subject=100_000, live_in_all=100_000)
 PROD = ClusterName("prod")
 
 

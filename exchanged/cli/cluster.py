@@ -2,12 +2,15 @@
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from exchanged.cli import settings
 from exchanged.cli.output import Exit, Format, Output, fail, show_json, show_table
+
+if TYPE_CHECKING:
+    from exchanged.config import Configuration
 
 app = typer.Typer(help="Target clusters: set up, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The cluster's name in the configuration.")]
@@ -41,13 +44,13 @@ def setup(
 @app.command()
 def check(name: Name, config: settings.ConfigFile = Path("exchanged.yaml"), output: Output = Format.TABLE) -> None:
     """Tell what is wrong at a cluster, or wider than it looks. Exit code 1 if something is wrong."""
-    from exchanged.cluster.check import check as check_cluster
+    from exchanged.cluster.check import Finding
     from exchanged.errors import ExchangeError
 
     configuration = settings.load(config)
     _known(name, configuration.clusters)
     try:
-        findings = asyncio.run(check_cluster(configuration, name))
+        findings: list[Finding] = asyncio.run(_checked(configuration, name))
     except (ExchangeError, ValueError) as error:
         fail(getattr(error, "detail", "") or str(error), Exit.UNAVAILABLE)
     if output is Format.JSON:
@@ -58,6 +61,19 @@ def check(name: Name, config: settings.ConfigFile = Path("exchanged.yaml"), outp
         )
     if any(finding.level == "wrong" for finding in findings):
         raise typer.Exit(Exit.REFUSED)
+
+
+async def _checked(configuration: "Configuration", name: str) -> list[Any]:
+    from exchanged.cluster.check import check as check_cluster
+    from exchanged.clusters import api_of
+    from exchanged.model import ClusterName
+
+    cluster = configuration.clusters[name]
+    api = api_of(ClusterName(name), cluster, lambda _: None)
+    try:
+        return await check_cluster(name, cluster, api)
+    finally:
+        await api.close()
 
 
 @app.command("client-certificate")

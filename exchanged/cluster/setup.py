@@ -63,6 +63,16 @@ def _manifests(configuration: Configuration, name: str, cluster: Cluster) -> str
         )
         # Roles are watched because they change; bindings are read by `cluster check`. Neither says a secret.
         rules.append({"apiGroups": [_RBAC], "resources": ["clusterroles"], "verbs": ["get", "list", "watch"]})
+        rules.append({"apiGroups": [_RBAC], "resources": ["clusterrolebindings"], "verbs": ["list"]})
+    if cluster.credential is not None:
+        # To see that the fence stands, and where; never to move it.
+        rules.append(
+            {
+                "apiGroups": ["admissionregistration.k8s.io"],
+                "resources": ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
+                "verbs": ["get"],
+            }
+        )
     if rules:
         objects += _bound("ClusterRole", "", rules, cluster)
     if cluster.mode == "bindings":

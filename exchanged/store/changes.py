@@ -43,7 +43,8 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
     if single_use and grant.id.endswith(PRUNING_IDS):
         _forget_used(db, intent.record.time)
     db.execute(
-        "INSERT INTO grants (id, state, cluster, policy, issuer, subject, job, created_at, expires_at, due_at, decision) "
+        "INSERT INTO grants "
+        "(id, state, cluster, policy, issuer, subject, job, created_at, expires_at, due_at, decision) "
         "VALUES (?, 'intended', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             grant.id,

@@ -1,4 +1,4 @@
-"""Without a door: the crypto floor, the exchange in process, and decisions. Run as a process of its own, on one core."""
+"""Without a door: the crypto floor, the exchange in process, decisions. A process of its own, on one core."""
 
 import asyncio
 import json
