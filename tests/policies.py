@@ -1,8 +1,7 @@
 """Policies for tests and the demo, as files."""
 
+import json
 from typing import Any
-
-import yaml
 
 
 def policy(policy_name: str, /, *, subjects: list[dict[str, Any]] | None = None, **scope: Any) -> str:
@@ -35,7 +34,7 @@ def policy(policy_name: str, /, *, subjects: list[dict[str, Any]] | None = None,
             "scopes": [made],
         },
     }
-    return yaml.safe_dump(document, sort_keys=False)
+    return json.dumps(document, indent=1)
 
 
 def reading(policy_name: str = "read-pods", /, **scope: Any) -> str:

@@ -1,4 +1,4 @@
-"""An Exchanger wired as in the daemon, in one process: real store, real keys, real policies, an issuer without a network."""
+"""An Exchanger wired as in the daemon, in one process: real store, keys and policies, an issuer without a network."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -184,7 +184,7 @@ async def world(folder: Path, *policies: str, unverified_per_minute: int = 60) -
         refusals=Refusals(store=store, clock=clock, unverified_per_minute=unverified_per_minute),
         bounds=Bounds(live_per_subject=1_000, live_in_all=10_000),
         clock=clock,
-        observe=lambda door, outcome, seconds: outcomes.append(f"{door} {outcome}"),
+        observe=lambda door, outcome, _: outcomes.append(f"{door} {outcome}"),
     )
     made = World(issuer, source, store, live, mode, endings, exchanger, outcomes)
     for text in policies:

@@ -206,7 +206,7 @@ async def test_a_job_replaces_its_own_grant(made: World) -> None:
 
 
 async def test_giving_back_and_introspection(made: World) -> None:
-    """A live token is what its grant says; given back it is nothing, a second time too, and an unknown one never was."""
+    """A live token is what its grant says; given back it is nothing, and an unknown one never was anything."""
     exchanged = await made.exchanger.exchange(made.request(), made.context())
     token = PresentedToken(text=exchanged.token.text)
     found = await made.exchanger.introspect(token, made.context())
