@@ -24,9 +24,13 @@ Kind = Literal["RSA", "EC"]
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
-@cache
 def key(kind: Kind, number: int = 0) -> PrivateKey:
     """A key of this kind; the same number is the same key, for they are slow to make."""
+    return _key(kind, number)
+
+
+@cache
+def _key(kind: Kind, number: int) -> PrivateKey:
     del number
     if kind == "RSA":
         return rsa.generate_private_key(public_exponent=65537, key_size=2048)

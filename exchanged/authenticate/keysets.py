@@ -102,7 +102,7 @@ class KeySet:
         if kid is None:
             return self._keys
         # A key without an id in the set cannot be told apart, so it is a candidate for each.
-        return tuple(key for key in self._keys if key.kid in {kid, None})
+        return tuple(key for key in self._keys if key.kid is None or key.kid == kid)
 
     async def _fetch_unless_tried(self, pause: timedelta) -> None:
         if self._fetching is None:

@@ -47,10 +47,7 @@ class Condition:
 
     def why_not(self, activation: cel.Activation) -> str | None:
         """None if it holds; else why it does not."""
-        try:
-            value = self._program.eval(activation)
-        except RuntimeError as error:
-            return f"{self.text}: {error}"
+        value = self._program.eval(activation)
         if value.type() == cel.Type.BOOL:
             return None if value.value() is True else f"{self.text}: false"
         return f"{self.text}: {value.value()}"
