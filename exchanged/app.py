@@ -15,7 +15,7 @@ from exchanged.config import AuthorizerDoor as AuthorizerDoorSettings
 from exchanged.config import Configuration, Door
 from exchanged.doors.admin import AdminDoor
 from exchanged.doors.authorizer_webhook import AuthorizerDoor
-from exchanged.doors.grpc import GrpcDoor, Servicer, keep_health
+from exchanged.doors.grpc import GrpcDoor, Servicer
 from exchanged.doors.http import HttpDoor
 from exchanged.ending import Endings
 from exchanged.errors import ExchangeError
@@ -34,6 +34,8 @@ from exchanged.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
 
+READY_SECONDS = 0.25
+"""How often health checks learn whether a grant could be issued."""
 METRICS_SECONDS = 5.0
 """How often the gauges are set."""
 LIVE_AT_ONCE = 1_000
@@ -215,7 +217,7 @@ class Daemon:
             http_door.run(started("http")),
             admin.run(),
         ]
-        running.append(keep_health(grpc_door, self.unready))
+        running.append(self._tell_readiness(grpc_door))
         if doors.authorizer is not None:
             certificates["authorizer"] = self._certificate(doors.authorizer)
             running.append(self._authorizer(doors.authorizer, certificates["authorizer"], started("authorizer")))
@@ -315,15 +317,20 @@ class Daemon:
     async def _append(self, kind: RecordKind, body: Mapping[str, Any]) -> None:
         await self.store.append(Record(kind=kind, time=now(), body=body))
 
+    async def _tell_readiness(self, door: GrpcDoor) -> None:
+        while True:
+            ready = not await self.unready()
+            self.metrics.ready.set(1 if ready else 0)
+            await door.tell_health(ready=ready)
+            await asyncio.sleep(READY_SECONDS)
+
     async def _set_gauges(self) -> None:
         while True:
             try:
                 counts = await self.store.counts()
                 self.metrics.live_grants.set(counts.live)
                 self.metrics.backlog.set(counts.backlog)
-                self.metrics.ready.set(0 if await self.unready() else 1)
             except ExchangeError as error:
-                self.metrics.ready.set(0)
                 log.warning("gauges could not be set", extra={"detail": error.detail})
             await asyncio.sleep(METRICS_SECONDS)
 

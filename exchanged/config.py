@@ -116,7 +116,6 @@ class OidcIssuer(_Issuer):
 
     type: Literal["oidc"]
     profile: Literal["github", "gitlab", "plain"] = "plain"
-    subject_claims: tuple[str, ...] = ()
     job_uses: int = Field(default=32, ge=1, le=10_000)
     single_use: bool | None = None
     person: bool = False

@@ -1,3 +1,3 @@
 """What all tests share."""
 
-pytest_plugins = ["tests.lab.fixtures"]
+pytest_plugins = ["tests.lab.fixtures", "tests.fixtures"]

@@ -56,9 +56,6 @@ class InMemorySource:
         self.fetches += 1
         return self._issuer.jwks()
 
-    async def close(self) -> None:
-        """See `Source.close`."""
-
 
 class Faulty(AuthorizerMode):
     """A mode that can be told to fail, to wait, and to note what was withdrawn."""

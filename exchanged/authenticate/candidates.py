@@ -5,10 +5,12 @@ from datetime import datetime
 
 from exchanged.authenticate.jws import unverified
 from exchanged.authenticate.refused import TokenRefused
-from exchanged.errors import Reason
+from exchanged.errors import Reason, Unavailable
 from exchanged.model import Identity, PresentedToken
 from exchanged.ports import Authenticator
 
+SHOWN = 200
+"""Characters of a refused token's subject that its record shows."""
 MAX_CANDIDATES = 8
 """Issuers asked about one token. Clusters that call themselves by the same name are few; each costs a signature."""
 
@@ -33,10 +35,19 @@ class Authenticators:
             raise TokenRefused(Reason.TOKEN_OWN, "a token that exchanged issued")
         candidates = [each for each in self._authenticators if each.may_vouch(claimed)][:MAX_CANDIDATES]
         refusal = TokenRefused(Reason.TOKEN_ISSUER_UNKNOWN, f"no configured issuer for a token of type {token_type}")
+        away: Unavailable | None = None
         for candidate in candidates:
             try:
                 return await candidate.authenticate(claimed, now)
             except TokenRefused as refused:
-                if refused.verified or not refusal.verified:
+                if refused.verified:
+                    who = f"{candidate.name}/{str(claimed.claims.get('sub'))[:SHOWN]}"
+                    refusal = TokenRefused(refused.reason, f"{who}: {refused.detail}", verified=True)
+                elif not refusal.verified:
                     refusal = refused
+            except Unavailable as error:
+                # One of several clusters with the same name is away; the token may be another's.
+                away = error
+        if away is not None and not refusal.verified:
+            raise away
         raise refusal

@@ -33,10 +33,6 @@ class Source(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Lets go of connections."""
-        ...
-
 
 class KeySet:
     """The keys of one issuer."""
@@ -81,17 +77,14 @@ class KeySet:
 
     async def run(self) -> None:
         """Fetches ahead of need until cancelled."""
-        try:
-            while True:
-                await self._fetch_unless_tried(timedelta(0))
-                pause = self._refresh if self._failure == "" else FAILURE_PAUSE
-                await asyncio.sleep(pause.total_seconds() * random.uniform(0.8, 1.0))  # noqa: S311 - spreads load
-        finally:
-            await self._source.close()
+        while True:
+            await self._fetch_unless_tried(timedelta(0))
+            pause = self._refresh if self._failure == "" else FAILURE_PAUSE
+            await asyncio.sleep(pause.total_seconds() * random.uniform(0.8, 1.0))  # noqa: S311 - spreads load
 
     def unready(self) -> str | None:
         """Why tokens could not be verified now, or None."""
-        return None if self._are_usable() else self._failure
+        return None if self._are_usable() else self._failure or "its keys are too old"
 
     def _are_usable(self) -> bool:
         if self._fetched_at is None:

@@ -120,7 +120,11 @@ def _flat(claims: Claims) -> dict[str, Any]:
     """
     nested = _object(claims, "kubernetes.io")
     namespace, account = nested.get("namespace"), _object(nested, "serviceaccount")
-    if claims.get("sub") != f"{PREFIX}{namespace}:{account.get('name')}" or not isinstance(account.get("uid"), str):
+    if (
+        not isinstance(namespace, str)
+        or claims.get("sub") != f"{PREFIX}{namespace}:{account.get('name')}"
+        or not isinstance(account.get("uid"), str)
+    ):
         raise TokenRefused(Reason.TOKEN_CLAIMS, "sub and kubernetes.io disagree", verified=True)
     if "secret" in nested:
         raise TokenRefused(Reason.TOKEN_CLAIMS, "bound to a Secret: only projected tokens are accepted", verified=True)

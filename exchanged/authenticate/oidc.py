@@ -54,8 +54,9 @@ class OidcAuthenticator:
             expires_at=time_claim(claims, "exp"),
             token_digest=token.presented.digest(),
             single_use=_id(claims, "jti") if self._single_use else None,
-            job=_id(claims, profile.job) if profile.job else None,
-            job_uses=self._job_uses if profile.job else 0,
+            # Older servers of the kind do not say which job it is; then there is none to count by.
+            job=_id(claims, profile.job) if profile.job in claims else None,
+            job_uses=self._job_uses if profile.job in claims else 0,
             may_act=_may_act(claims),
             unknown_claims=unknown(claims, profile),
         )
@@ -73,8 +74,8 @@ def usable(claims: Claims, profile: Profile) -> dict[str, Any]:
     """The claims that policies may match on, with `iss` and `sub`."""
     if profile.used is None:
         return dict(claims)
-    usable = profile.usable
-    return {name: value for name, value in claims.items() if name in usable}
+    usable, prefix = profile.usable, profile.prefix
+    return {name: value for name, value in claims.items() if name in usable or name.startswith(prefix)}
 
 
 def unknown(claims: Claims, profile: Profile) -> tuple[str, ...]:
@@ -83,7 +84,8 @@ def unknown(claims: Claims, profile: Profile) -> tuple[str, ...]:
         return ()
     if claims.keys() <= profile.known:
         return ()
-    return tuple(sorted(name[:MAX_ID] for name in claims.keys() - profile.known))
+    strange = claims.keys() - profile.known
+    return tuple(sorted(name[:MAX_ID] for name in strange if not name.startswith(profile.prefix)))
 
 
 def _id(claims: Claims, name: str) -> str:

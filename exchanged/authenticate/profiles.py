@@ -14,6 +14,7 @@ class Profile:
     Attributes:
         used: what policies may match on; None means everything that a token has.
         ignored: known, and of no use here.
+        prefix: claims whose names begin so are used too; their names are the owner's own.
         names: claims that name something by a name that can be given up and taken over, and the claim with its id.
         single_use: a token is good for one exchange; told apart by `jti`.
         job: the claim with the job's own id, or "".
@@ -24,6 +25,7 @@ class Profile:
     name: str
     used: frozenset[str] | None
     ignored: frozenset[str] = frozenset()
+    prefix: str = "\0"
     names: Mapping[str, str] = field(default_factory=dict)
     single_use: bool = False
     job: str = ""
@@ -71,6 +73,7 @@ GITHUB = Profile(
         }
     ),
     ignored=frozenset({"jti", "issuer_scope"}),
+    prefix="repo_property_",
     names={
         "repository": "repository_id",
         "repository_owner": "repository_owner_id",

@@ -31,9 +31,6 @@ class FileSource:
         except OSError as error:
             raise SourceError(f"{self._path}: {error.strerror}") from error
 
-    async def close(self) -> None:
-        """See `Source.close`."""
-
 
 class HttpSource:
     """A JWK Set over HTTPS: from `jwks_url`, or from where the issuer's discovery document says."""
@@ -50,20 +47,16 @@ class HttpSource:
         self._jwks_url = jwks_url
         self._certificate_authority = certificate_authority
         self._bearer_token_file = bearer_token_file
-        self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self) -> Mapping[str, Any]:
         """See `Source.fetch`."""
-        return await self._get(self._jwks_url or await self._discovered())
+        # A session each time: fetches are rare, and the CA may have been renewed.
+        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=self._certificate_authority))
+        async with aiohttp.ClientSession(connector=connector, timeout=TIME_OUT, trust_env=False) as session:
+            return await self._get(session, self._jwks_url or await self._discovered(session))
 
-    async def close(self) -> None:
-        """See `Source.close`."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    async def _discovered(self) -> str:
-        document = await self._get(self._issuer.rstrip("/") + DISCOVERY)
+    async def _discovered(self, session: aiohttp.ClientSession) -> str:
+        document = await self._get(session, self._issuer.rstrip("/") + DISCOVERY)
         if document.get("issuer") != self._issuer:
             raise SourceError(f"the discovery document of {self._issuer} is another issuer's")
         url = document.get("jwks_uri")
@@ -72,9 +65,8 @@ class HttpSource:
             raise SourceError(f"the discovery document of {self._issuer} leads to another host; give keys.jwksUrl")
         return url
 
-    async def _get(self, url: str) -> Mapping[str, Any]:
+    async def _get(self, session: aiohttp.ClientSession, url: str) -> Mapping[str, Any]:
         try:
-            session = self._opened()
             async with session.get(url, headers=self._headers(), allow_redirects=False) as reply:
                 if reply.status != 200:  # noqa: PLR2004 - OK
                     raise SourceError(f"{url} answered {reply.status}")
@@ -86,15 +78,6 @@ class HttpSource:
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise SourceError(f"{url} did not answer: {type(error).__name__} {error}") from error
         return _json(bytes(raw))
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            # The CA is read again with each session; it may have been renewed.
-            context = ssl.create_default_context(cafile=self._certificate_authority)
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context, limit=2), timeout=TIME_OUT, trust_env=False
-            )
-        return self._session
 
     def _headers(self) -> dict[str, str]:
         headers = {"Accept": "application/json"}

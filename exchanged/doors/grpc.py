@@ -1,6 +1,5 @@
 """The gRPC door: exchanged.v1.TokenExchange, with health and reflection."""
 
-import asyncio
 import ipaddress
 import logging
 import secrets
@@ -194,10 +193,3 @@ def source(peer: str) -> str:
     if kind not in {"ipv4", "ipv6"}:
         return kind
     return rest.rpartition(":")[0].strip("[]")
-
-
-async def keep_health(door: GrpcDoor, unready: Callable[[], Awaitable[tuple[str, ...]]]) -> None:
-    """Tells health checks, every second, whether a grant could be issued now."""
-    while True:
-        await door.tell_health(ready=not await unready())
-        await asyncio.sleep(1)

@@ -100,9 +100,6 @@ class OneSource:
         """The key set."""
         return self._issuer.jwks()
 
-    async def close(self) -> None:
-        """Nothing to let go of."""
-
 
 class Policies:
     """A set that does not change."""

@@ -175,8 +175,9 @@ async def test_a_store_that_fails_releases_nothing(made: World, monkeypatch: pyt
 async def test_an_actor_is_authenticated_and_remembered(made: World) -> None:
     """An actor token is verified as a subject token is, and the grant and its token say who acts."""
     actors = [{"issuer": "github", "claims": {"repository_id": "99"}}]
-    text = policy("deploy-web").replace("scopes:", f"actors: {json.dumps(actors)}\n  scopes:", 1)
-    made.policies.put(text)
+    document = json.loads(policy("deploy-web"))
+    document["spec"]["actors"] = actors
+    made.policies.put(json.dumps(document))
     actor = PresentedToken(text=made.issuer.github_token(repository_id="99", sub="tool"))
     exchanged = await made.exchanger.exchange(
         made.request(actor_token=actor, actor_token_type=TokenType.JWT.value), made.context()

@@ -46,6 +46,13 @@ async def test_unknown_claims_are_noted_and_of_no_use() -> None:
     assert "brand_new" not in found.claims
 
 
+async def test_what_servers_differ_in() -> None:
+    """Properties that an owner named can be matched on; a server that does not name the job is understood."""
+    found = await _oidc(ISSUER.github_token(repo_property_tier="gold", check_run_id=None), GITHUB)
+    assert (found.claims["repo_property_tier"], found.unknown_claims) == ("gold", ())
+    assert (found.job, found.job_uses) == (None, 0)
+
+
 async def test_gitlab() -> None:
     """A job shows its token as often as it likes, up to the cap of its job."""
     found = await _oidc(ISSUER.gitlab_token(job_id="9"), GITLAB)
@@ -166,6 +173,7 @@ def _nested(**changes: Any) -> dict[str, Any]:
         (_nested(serviceaccount=None), Reason.TOKEN_CLAIMS),
         (_nested(secret={"name": "old"}), Reason.TOKEN_CLAIMS),
         (_nested(pod="text"), Reason.TOKEN_CLAIMS),
+        ({"sub": "system:serviceaccount:7:deployer", **_nested(namespace=7)}, Reason.TOKEN_CLAIMS),
         (
             {"sub": "system:serviceaccount:exchanged-grants:deployer", **_nested(namespace="exchanged-grants")},
             Reason.TOKEN_OWN,

@@ -23,7 +23,6 @@ class Source:
         self.issuer = issuer
         self.fetches = 0
         self.broken = False
-        self.closed = False
         self.gate: asyncio.Event | None = None
 
     async def fetch(self) -> Mapping[str, Any]:
@@ -34,10 +33,6 @@ class Source:
         if self.broken:
             raise SourceError("broken")
         return self.issuer.jwks()
-
-    async def close(self) -> None:
-        """Notes it."""
-        self.closed = True
 
 
 class Fixture:
@@ -118,7 +113,7 @@ async def test_a_set_without_a_usable_key_is_none() -> None:
 
 
 async def test_keys_are_fetched_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The background fetches at once, again after each pause, and closes its source."""
+    """The background fetches at once, and again after each pause."""
     made = Fixture()
     pauses: list[float] = []
 
@@ -134,7 +129,6 @@ async def test_keys_are_fetched_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.source.fetches == 2
     assert 480 <= pauses[0] <= 600
     assert pauses[1] <= 5
-    assert made.source.closed
 
 
 async def test_files(tmp_path: Path) -> None:
@@ -148,7 +142,6 @@ async def test_files(tmp_path: Path) -> None:
             await source.fetch()
     file.write_text(json.dumps(FakeIssuer("x").jwks()))
     assert (await source.fetch())["keys"]
-    await source.close()
 
 
 Handler = Callable[[web.Request], Any]
@@ -204,10 +197,8 @@ async def test_discovery_is_not_led_astray(server: Server) -> None:
 
     async def fails(document: Any, match: str) -> None:
         server.answers[DISCOVERY] = lambda _: web.json_response(document)
-        source = server.source()
         with pytest.raises(SourceError, match=match):
-            await source.fetch()
-        await source.close()
+            await server.source().fetch()
 
     await fails({"issuer": "https://other.example", "jwks_uri": f"{server.url}/keys"}, "another issuer's")
     await fails({"issuer": server.url, "jwks_uri": "https://evil.example/keys"}, "another host")
@@ -233,8 +224,6 @@ async def test_fetching(server: Server, tmp_path: Path) -> None:
     for source in (server.source(), server.source(jwks_url=f"{server.url}/keys", bearer_token_file=token)):
         assert await source.fetch() == {"keys": []}
         assert await source.fetch() == {"keys": []}
-        await source.close()
-        await source.close()
     assert seen == [None, None, "Bearer secret", "Bearer secret"]
     server.answers["/keys"] = lambda _: web.Response(body=b"x" * (MAX_BYTES * 3))
     other = Authority("other")
@@ -246,4 +235,3 @@ async def test_fetching(server: Server, tmp_path: Path) -> None:
     ):
         with pytest.raises(SourceError, match=match):
             await source.fetch()
-        await source.close()

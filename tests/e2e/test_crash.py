@@ -1,0 +1,159 @@
+"""Killed at random moments under load, and started again: nothing is lost, nothing is left, nothing revoked lives."""
+
+import asyncio
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import grpc
+import pytest
+
+from exchanged.v1 import exchange_pb2 as pb
+from exchanged.v1 import exchange_pb2_grpc
+from tests.fixtures import JWT
+from tests.lab.worlds import World, world
+from tests.policies import reading
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3_600)]
+
+ROLE = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: pod-reader}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]
+"""
+FOREIGN = """
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: foreign
+  namespace: exchanged-grants
+  labels: {exchanged.dev/instance: "000000000000", exchanged.dev/grant: ffffffffffffffffffff}
+  annotations: {exchanged.dev/expires-at: "2020-01-01T00:00:00Z"}
+"""
+PODS = "/api/v1/namespaces/web/pods"
+WORKERS = 6
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A cluster of each mode."""
+    policies = {
+        "named.yaml": policy(
+            "named",
+            name="pods",
+            clusters=["bound"],
+            rules=None,
+            clusterRole="pod-reader",
+            acknowledge=None,
+            workloads=None,
+        ),
+        "signed.yaml": reading("signed", clusters=["asked"]),
+    }
+    modes = {
+        "bound": {"mode": "bindings", "namespaces": ["web"], "clusterRoles": ["pod-reader"]},
+        "asked": {"mode": "authorizer"},
+    }
+    limits = {"liveGrantsPerSubject": 100_000}
+    with world(tmp_path_factory.mktemp("crash"), modes, policies, limits=limits) as running:
+        running.clusters["bound"].apply(ROLE)
+        running.clusters["bound"].apply(FOREIGN)
+        yield running
+
+
+async def _load(made: World, stop: asyncio.Event) -> tuple[dict[str, tuple[str, str]], set[str]]:
+    """Exchanges and gives back until told to stop; returns released tokens by grant, and grants given back."""
+    released: dict[str, tuple[str, str]] = {}
+    returned: set[str] = set()
+    credentials = grpc.ssl_channel_credentials(made.daemon.ca.read_bytes())
+
+    async def worker(number: int) -> None:
+        cluster, scope = (("bound", "named/pods"), ("asked", "signed/pods"))[number % 2]
+        async with grpc.aio.secure_channel(made.daemon.grpc, credentials) as channel:
+            stub = exchange_pb2_grpc.TokenExchangeStub(channel)  # type: ignore[no-untyped-call] # generated
+            while not stop.is_set():
+                request = pb.ExchangeRequest(
+                    subject_token=made.issuer.github_token(), subject_token_type=JWT, audience=[cluster], scope=scope
+                )
+                try:
+                    reply = await stub.Exchange(request, timeout=10)
+                    released[reply.grant_id] = (cluster, reply.access_token)
+                    if random.random() < 0.5:  # noqa: S311 - a test's coin
+                        await stub.Revoke(pb.RevokeRequest(token=reply.access_token), timeout=10)
+                        returned.add(reply.grant_id)
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(worker(number) for number in range(WORKERS)))
+    return released, returned
+
+
+def _round(made: World, chance: random.Random) -> None:
+    """Load, SIGKILL at some moment, start again, and look at everything."""
+
+    async def under_load() -> tuple[dict[str, tuple[str, str]], set[str]]:
+        stop = asyncio.Event()
+        loading = asyncio.create_task(_load(made, stop))
+        await asyncio.sleep(chance.uniform(0.05, 1.0))
+        await asyncio.to_thread(made.daemon.kill)
+        stop.set()
+        return await loading
+
+    released, returned = asyncio.run(under_load())
+    made.daemon.start()
+    made.daemon.wait_ready()
+    until = time.monotonic() + 60
+    while (status := made.daemon.json("status"))["backlog"] or _intended(made):
+        assert time.monotonic() < until, status
+        time.sleep(0.05)
+    _check(made, released, returned)
+
+
+def _intended(made: World) -> int:
+    with closing(sqlite3.connect(f"file:{made.daemon.folder / 'state' / 'exchanged.sqlite'}?mode=ro", uri=True)) as db:
+        (count,) = db.execute("SELECT count(*) FROM grants WHERE state = 'intended'").fetchone()
+    return int(count)
+
+
+def _check(made: World, released: dict[str, tuple[str, str]], returned: set[str]) -> None:
+    with closing(sqlite3.connect(f"file:{made.daemon.folder / 'state' / 'exchanged.sqlite'}?mode=ro", uri=True)) as db:
+        states = dict(db.execute("SELECT id, state FROM grants"))
+        count, last = db.execute("SELECT count(*), max(sequence) FROM records").fetchone()
+    assert count == last, "the record has a gap"
+    for grant_id, (cluster, token) in released.items():
+        # Whatever was released is on record as issued, or as what came after that.
+        assert states[grant_id] in {"issued", "withdrawn"}, states[grant_id]
+        status, _ = made.clusters[cluster].request("GET", PODS, token=token)
+        if grant_id in returned:
+            assert states[grant_id] == "withdrawn"
+            assert status in {401, 403}, "a grant that was given back lives"
+        if states[grant_id] == "issued":
+            assert status == 200, "a live grant does not work"
+    # At the cluster stand the live grants' objects, and somebody else's; nothing half made.
+    live = {grant_id for grant_id, state in states.items() if state == "issued"}
+    for kind, namespace in (("serviceaccounts", "exchanged-grants"), ("rolebindings", "web")):
+        path = f"/api/v1/namespaces/{namespace}/{kind}"
+        if kind == "rolebindings":
+            path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{kind}"
+        items = made.clusters["bound"].request("GET", path)[1]["items"]
+        found = {item["metadata"]["labels"]["exchanged.dev/grant"] for item in items if "labels" in item["metadata"]}
+        found.discard("f" * 20)
+        assert found <= live, f"left at the cluster: {found - live}"
+    assert (
+        made.clusters["bound"].request("GET", "/api/v1/namespaces/exchanged-grants/serviceaccounts/foreign")[0] == 200
+    )
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_killed_under_load(made: World, seed: int) -> None:
+    """No live credential without a record, nothing half made, no returned grant alive, nothing foreign touched."""
+    _round(made, random.Random(seed))  # noqa: S311 - seeded on purpose
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(1_000, 1_200))
+def test_killed_two_hundred_times(made: World, seed: int) -> None:
+    """The same, two hundred times."""
+    _round(made, random.Random(seed))  # noqa: S311 - seeded on purpose
