@@ -140,7 +140,11 @@ class Daemon:
             self.kill() if sys.exc_info()[0] else self.stop()
 
     def run(
-        self, *arguments: str, check: bool = True, stdin: str | None = None, **environment: str
+        self,
+        *arguments: str,
+        check: bool = True,
+        stdin: str | None = None,
+        environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """A command of `exchanged` that talks to it."""
         done = subprocess.run(
@@ -155,7 +159,7 @@ class Daemon:
                 "EXCHANGED_CONFIG": str(self.config),
                 "EXCHANGED_SERVER": self.grpc,
                 "EXCHANGED_CA": str(self.ca),
-                **environment,
+                **(environment or {}),
             },
         )
         if check and done.returncode:

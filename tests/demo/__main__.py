@@ -108,7 +108,7 @@ def _exchanges(daemon: Daemon, issuer: FakeIssuer) -> Any:
 
     _title("A CI job exchanges its OIDC token, over gRPC")
     _command("exchanged " + " ".join(wanted))
-    reply = json.loads(daemon.run(*wanted, **job).stdout)
+    reply = json.loads(daemon.run(*wanted, environment=job).stdout)
     _shown(reply)
 
     _title("The same over HTTP (RFC 8693), by a client that knows OAuth and nothing of exchanged")

@@ -4,6 +4,8 @@ import json
 import ssl
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import google.auth.transport.requests
 import google.oauth2.sts
@@ -36,8 +38,8 @@ def test_google_auth(running: Running) -> None:
         session.verify = str(running.daemon.ca)
         session.trust_env = False
         transport = google.auth.transport.requests.Request(session)
-        client = google.oauth2.sts.Client(f"{running.daemon.url}/token")
-        reply = client.exchange_token(
+        client = google.oauth2.sts.Client(f"{running.daemon.url}/token")  # type: ignore[no-untyped-call] # theirs
+        reply = client.exchange_token(  # type: ignore[no-untyped-call] # theirs
             transport,
             TOKEN_EXCHANGE,
             running.issuer.github_token(),
@@ -78,8 +80,8 @@ def test_grpcurl(running: Running) -> None:
     """Grpcurl finds the service by reflection, and calls it."""
 
     def call(*arguments: str) -> str:
-        command = [built(GRPCURL), "-cacert", running.daemon.ca, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+        command: list[str | Path] = [built(GRPCURL), "-cacert", running.daemon.ca, *arguments]
+        return str(subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout)
 
     assert "exchanged.v1.TokenExchange" in call(running.daemon.grpc, "list")
     request = {
@@ -111,7 +113,8 @@ def test_errors_are_rich(channel: grpc.Channel) -> None:
     assert status.details[0].Unpack(info)
     assert (info.reason, info.domain) == ("TOKEN_MALFORMED", "exchanged.dev")
     assert info.metadata["oauth_error"] == "invalid_request"
-    trailing = dict(refused.value.trailing_metadata())
+    metadata: Any = refused.value.trailing_metadata()
+    trailing = dict(metadata)
     assert trailing["x-request-id"] == info.metadata["request_id"]
     assert "nonsense" not in status.message
     assert not any(detail.Is(RetryInfo.DESCRIPTOR) for detail in status.details)
@@ -144,7 +147,7 @@ def test_all_of_the_contract(running: Running, channel: grpc.Channel) -> None:
         {"authorization_details": [pb.AuthorizationDetail(type="kubernetes", cluster_role="admin")]},
     ):
         with pytest.raises(grpc.RpcError) as refused:
-            stub.Exchange(pb.ExchangeRequest(subject_token="x", subject_token_type=JWT, **wrong), timeout=5)  # type: ignore[arg-type] # one field
+            stub.Exchange(pb.ExchangeRequest(subject_token="x", subject_token_type=JWT, **wrong), timeout=5)
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import grpc
 import pytest
@@ -41,18 +42,10 @@ WORKERS = 6
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A cluster of each mode."""
     policies = {
-        "named.yaml": policy(
-            "named",
-            name="pods",
-            clusters=["bound"],
-            rules=None,
-            clusterRole="pod-reader",
-            acknowledge=None,
-            workloads=None,
-        ),
+        "named.yaml": reading("named", clusters=["bound"], rules=None, clusterRole="pod-reader"),
         "signed.yaml": reading("signed", clusters=["asked"]),
     }
-    modes = {
+    modes: dict[str, dict[str, Any]] = {
         "bound": {"mode": "bindings", "namespaces": ["web"], "clusterRoles": ["pod-reader"]},
         "asked": {"mode": "authorizer"},
     }

@@ -144,13 +144,14 @@ def test_rfc9396_authorization_details(running: Running) -> None:
             "verbs": ["get"],
         }
     ]
-    for wrong in (
+    odd: list[Any] = [
         [{"type": "payment"}],
         [{**kubernetes, "colour": "red"}],
         [{**kubernetes, "verbs": "get"}],
         {},
         ["x"],
-    ):
+    ]
+    for wrong in odd:
         _error(running, "invalid_request", "MALFORMED", authorization_details=json.dumps(wrong))
     _error(running, "invalid_request", "MALFORMED", authorization_details="[" * 9_000)
     beyond = json.dumps([{**kubernetes, "verbs": ["delete"]}])

@@ -19,7 +19,7 @@ from exchanged.errors import (
     StoreUnavailable,
     SubjectTokenRejected,
 )
-from exchanged.model import AuthorizationDetail, GrantId, GrantState, PresentedToken, TokenType
+from exchanged.model import AuthorizationDetail, ClusterName, GrantId, GrantState, PresentedToken, TokenType
 from tests.grants import PROD
 from tests.policies import policy
 from tests.world import World, world
@@ -272,7 +272,7 @@ async def test_endings_run_until_cancelled(made: World, monkeypatch: pytest.Monk
 async def test_a_grant_of_a_cluster_that_is_gone_stays_backlog(made: World) -> None:
     """A cluster that is not configured any more cannot be withdrawn from, and is not said to be."""
     exchanged = await made.exchanger.exchange(made.request(), made.context())
-    elsewhere = replace(exchanged.grant, allowed=replace(exchanged.grant.allowed, cluster="gone"))
+    elsewhere = replace(exchanged.grant, allowed=replace(exchanged.grant.allowed, cluster=ClusterName("gone")))
     assert await made.endings.withdraw(elsewhere) is False
 
 

@@ -220,7 +220,12 @@ RULES = [
 
 
 def _narrowed(*details: AuthorizationDetail, **scope: Any) -> Allowed:
-    usual = {"rules": RULES, "acknowledge": ["wildcard"], "workloads": None, "namespaces": ["web", "api"]}
+    usual: dict[str, Any] = {
+        "rules": RULES,
+        "acknowledge": ["wildcard"],
+        "workloads": None,
+        "namespaces": ["web", "api"],
+    }
     text = policy("deploy-web", **(usual | scope))
     admitting = {PROD: traits(breeding=frozenset({"wildcard"}))}
     return _decide(text, clusters=admitting, authorization_details=details)

@@ -149,7 +149,7 @@ async def test_what_cannot_be_read(tmp_path: Path, caplog: pytest.LogCaptureFixt
     async def changes() -> AsyncIterator[None]:
         yield None
 
-    made.folder._changes = changes  # type: ignore[method-assign,assignment] # one change, without a kernel
+    made.folder._changes = changes  # type: ignore[method-assign] # one change, without a kernel
     (tmp_path / "bad.yaml").unlink()
     (tmp_path / "dangling.yaml").unlink()
     tmp_path.rmdir()
