@@ -87,7 +87,7 @@ class Daemon:
         """Writes the configuration."""
         self.config.write_text(json.dumps(self.settings, indent=2))
 
-    def start(self, *, prefix: tuple[str, ...] = ()) -> None:
+    def start(self, *, prefix: tuple[str, ...] = (), patience: float = START_SECONDS) -> None:
         """Starts it; returns when it answers on its socket, ready or not.
 
         Raises:
@@ -100,7 +100,7 @@ class Daemon:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-        until = time.monotonic() + START_SECONDS
+        until = time.monotonic() + patience
         while self.run("status", "-o", "json", check=False).returncode != 0:
             if self.process.poll() is not None or time.monotonic() > until:
                 raise AssertionError(f"the daemon did not start:\n{self.log.read_text()}")

@@ -51,7 +51,11 @@ class HttpSource:
     async def fetch(self) -> Mapping[str, Any]:
         """See `Source.fetch`."""
         # A session each time: fetches are rare, and the CA may have been renewed.
-        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=self._certificate_authority))
+        try:
+            trusting = ssl.create_default_context(cafile=self._certificate_authority)
+        except OSError as error:
+            raise SourceError(f"{self._certificate_authority} cannot be used: {error}") from error
+        connector = aiohttp.TCPConnector(ssl=trusting)
         async with aiohttp.ClientSession(connector=connector, timeout=TIME_OUT, trust_env=False) as session:
             return await self._get(session, self._jwks_url or await self._discovered(session))
 

@@ -40,6 +40,7 @@ class Program:
 
 
 SERVER = Program(name="lab-server", module=HERE / "server", package=".", ldflags=_LDFLAGS)
+LOAD = Program(name="load", module=HERE.parent / "bench" / "load", package=".")
 GRPCURL = Program(name="grpcurl", module=HERE / "grpcurl", package="github.com/fullstorydev/grpcurl/cmd/grpcurl")
 
 
@@ -118,7 +119,8 @@ def _build(program: Program, target: Path) -> None:
     output = target.with_suffix(".log")
     command: list[str | Path] = [tool("go"), "build", "-v", "-trimpath", "-ldflags", program.ldflags]
     command += ["-o", scratch, program.package]
-    print(f"Building {program.name} from its public modules, once; about 6 minutes on 2 cores.", file=sys.stderr)
+    long = "; about 6 minutes on 2 cores" if program is SERVER else ""
+    print(f"Building {program.name} from its public modules, once{long}.", file=sys.stderr)
     started = time.monotonic()
     with (
         output.open("w") as log,

@@ -231,6 +231,7 @@ async def test_fetching(server: Server, tmp_path: Path) -> None:
     for source, match in (
         (server.source(), "larger than"),
         (server.source(certificate_authority=tmp_path / "other.crt"), "did not answer"),
+        (server.source(certificate_authority=tmp_path / "none.crt"), "cannot be used"),
         (server.source(jwks_url="https://127.0.0.1:1/keys"), "did not answer"),
     ):
         with pytest.raises(SourceError, match=match):

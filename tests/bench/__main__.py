@@ -1,0 +1,338 @@
+"""`make bench`: figures as ratios within one run, into build/bench.json, and as a table.
+
+The server is one process, pinned to one core, with its durable store on a disk; load comes from another core.
+"""
+
+import http.client
+import json
+import os
+import ssl
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import grpc
+from rich.console import Console
+from rich.table import Table
+
+from exchanged.v1 import exchange_pb2 as pb
+from exchanged.v1 import exchange_pb2_grpc
+from tests.daemon import Daemon
+from tests.fixtures import JWT, TOKEN_EXCHANGE
+from tests.issuers import FakeIssuer
+from tests.lab.build import LOAD, built
+from tests.lab.cluster import Cluster
+from tests.lab.worlds import World, world
+from tests.policies import for_repository, reading
+
+SERVER_CORE, CLIENT_CORE = "0", "1"
+PINNED = (
+    sys.executable,
+    "-c",
+    "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])}); os.execv(sys.argv[2], sys.argv[2:])",
+)
+EXCHANGES = 8_000
+SUBJECTS = 500
+TARGETS: dict[str, tuple[str, float]] = {
+    "in_process_over_floor": (">=", 0.16),
+    "unary_over_empty_rpc": (">=", 0.4),
+    "http_over_floor": (">=", 0.12),
+    "decide_100k_over_100": ("<=", 1.5),
+    "bindings_grant_over_bare": ("<=", 4),
+    "bindings_grants_per_s": (">=", 60),
+    "revoke_p99_ms_authorizer": ("<=", 50),
+    "revoke_p99_ms_bindings": ("<=", 50),
+    "rss_mib": ("<=", 150),
+}
+LIMITS = {"liveGrantsPerSubject": 100_000, "liveGrants": 1_000_000}
+console = Console()
+
+
+def main() -> int:
+    """Runs everything; 0 whatever the figures are, for noise is no failure."""
+    build = Path("build").resolve()
+    build.mkdir(exist_ok=True)
+    load = built(LOAD)
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(dir=build) as scratch:
+        folder = Path(scratch)
+        _in_process(figures, folder)
+        _doors(figures, folder, load)
+        _clusters(figures, folder, load)
+        _many_policies(figures, folder)
+    (build / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
+    _show(figures)
+    return 0
+
+
+def _in_process(figures: dict[str, float], folder: Path) -> None:
+    _say("the crypto floor, the exchange in process, decisions among 100 and 100,000 policies")
+    command = [sys.executable, "-m", "tests.bench.inprocess", SERVER_CORE, str(folder), "decide"]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    floor = statistics.mean((told["floor_per_s"], told["floor_per_s_again"]))
+    figures |= told | {
+        "floor_per_s": floor,
+        "in_process_over_floor": told["in_process_per_s"] / floor,
+        "decide_100k_over_100": told["decide_100k_us"] / told["decide_100_us"],
+    }
+
+
+def _doors(figures: dict[str, float], folder: Path, load: Path) -> None:
+    _say("the doors: an empty RPC, unary gRPC, HTTP, the authorizer")
+    with FakeIssuer.served(folder / "issuer") as issuer:
+        daemon = Daemon.make(
+            folder / "doors",
+            issuers={"github": issuer.settings(profile="github", maxLifetime="2h")},
+            clusters={"prod": {"mode": "authorizer", "server": "https://127.0.0.1:6443", "allow": ["workloads"]}},
+            policies={f"{number}.yaml": for_repository(number) for number in range(100)},
+            limits=LIMITS,
+        )
+        try:
+            daemon.start(prefix=(*PINNED, SERVER_CORE))
+            daemon.wait_ready()
+            call = _caller(load, folder, daemon)
+            empty = call("grpc", daemon.grpc, "/grpc.health.v1.Health/Check", [b""] * EXCHANGES, 64)
+            messages = [_message(issuer, number).SerializeToString() for number in range(EXCHANGES)]
+            unary = call("grpc", daemon.grpc, "/exchanged.v1.TokenExchange/Exchange", messages, 64)
+            forms = [_form(issuer, number) for number in range(EXCHANGES)]
+            form_type = "application/x-www-form-urlencoded"
+            over_http = call("http", f"{daemon.url}/token", form_type, forms, 64)
+            figures |= {
+                "empty_rpc_per_s": empty["per_s"],
+                "unary_per_s": unary["per_s"],
+                "unary_p99_ms": unary["p99_ms"],
+                "unary_over_empty_rpc": unary["per_s"] / empty["per_s"],
+                "http_per_s": over_http["per_s"],
+                "http_p99_ms": over_http["p99_ms"],
+                "http_over_floor": over_http["per_s"] / figures["floor_per_s"],
+            }
+            _authorizer(figures, daemon, issuer, call)
+            figures["rss_mib"] = _peak_rss(daemon)
+        finally:
+            daemon.kill()
+
+
+def _authorizer(figures: dict[str, float], daemon: Daemon, issuer: FakeIssuer, call: Callable[..., Any]) -> None:
+    files = daemon.folder / "client"
+    daemon.run("cluster", "client-certificate", "prod", "--directory", str(files))
+    bodies = []
+    for number in range(20):
+        reply = daemon.exchange(_token(issuer, number), scope=f"repository-{number % 100}/rollout", cluster="prod")
+        told = json.loads(daemon.run("token", "introspect", "-o", "json", stdin=reply["access_token"]).stdout)
+        bodies.append(json.dumps(_review(told)).encode())
+    url = f"https://127.0.0.1:{daemon.ports['authorizer']}/authorize"
+    pair = (str(files / "client.crt"), str(files / "client.key"))
+    steady = call("http", url, "application/json", bodies * 300, 8, *pair)
+    full = call("http", url, "application/json", bodies * 500, 64, *pair)
+    figures |= {"authorizer_p99_ms": steady["p99_ms"], "authorizer_decisions_per_s": full["per_s"]}
+
+
+def _review(told: dict[str, Any]) -> dict[str, Any]:
+    attributes = {"namespace": "web", "verb": "get", "group": "apps", "resource": "deployments", "name": "web"}
+    spec = {
+        "user": told["username"],
+        "uid": told["grant_id"],
+        "extra": {"authentication.kubernetes.io/credential-id": [f"JTI={told['jti']}"]},
+        "resourceAttributes": attributes,
+    }
+    return {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+
+
+def _clusters(figures: dict[str, float], folder: Path, load: Path) -> None:
+    _say("the lab clusters: a grant until usable, revocation until the first 403")
+    modes = {
+        "bound": {"mode": "bindings", "namespaces": ["web"], "clusterRoles": ["pod-reader"]},
+        "asked": {"mode": "authorizer"},
+    }
+    policies = {
+        "bound.yaml": reading("bound", clusters=["bound"], rules=None, clusterRole="pod-reader"),
+        "asked.yaml": reading("asked", clusters=["asked"]),
+    }
+    with ExitStack() as stack:
+        made = stack.enter_context(world(folder / "clusters", modes, policies, limits=LIMITS))
+        cluster = made.clusters["bound"]
+        cluster.apply(
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: pod-reader}\n"
+            'rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]'
+        )
+        while made.daemon.json("status")["clusters"]["bound"] is not None:
+            time.sleep(0.1)
+        call = _caller(load, folder, made.daemon)
+        bare = _bare_token_requests(cluster, folder, load)
+        method = "/exchanged.v1.TokenExchange/Exchange"
+        one = call("grpc", made.daemon.grpc, method, _grants(made, "bound", 100), 1)
+        many = call("grpc", made.daemon.grpc, method, _grants(made, "bound", 400), 16)
+        figures |= {
+            "bare_token_request_ms": bare,
+            "bindings_grant_ms": one["p50_ms"],
+            "bindings_grant_over_bare": one["p50_ms"] / bare,
+            "bindings_grants_per_s": many["per_s"],
+            "revoke_p99_ms_authorizer": _revocations(made, "asked"),
+            "revoke_p99_ms_bindings": _revocations(made, "bound"),
+        }
+
+
+def _bare_token_requests(cluster: Cluster, folder: Path, load: Path) -> float:
+    """The median of a TokenRequest for an account that is there, in ms, over a kept connection."""
+    body = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {"audiences": [cluster.issuer], "expirationSeconds": 600},
+    }
+    connection = _connected(cluster)
+    path = "/api/v1/namespaces/web/serviceaccounts/web/token"
+    headers = {"Authorization": f"Bearer {cluster.admin_token}", "Content-Type": "application/json"}
+    del folder, load
+    samples = []
+    for _ in range(100):
+        began = time.perf_counter()
+        connection.request("POST", path, json.dumps(body), headers)
+        reply = connection.getresponse()
+        reply.read()
+        samples.append((time.perf_counter() - began) * 1_000)
+        assert reply.status == 201
+    return statistics.median(samples)
+
+
+def _revocations(made: World, name: str, count: int = 100) -> float:
+    """The 99th percentile, in ms, from asking for a revocation to the first 403 of a warm token."""
+    cluster, samples = made.clusters[name], []
+    credentials = grpc.ssl_channel_credentials(made.daemon.ca.read_bytes())
+    with grpc.secure_channel(made.daemon.grpc, credentials) as channel:
+        stub = exchange_pb2_grpc.TokenExchangeStub(channel)  # type: ignore[no-untyped-call] # generated
+        connection = _connected(cluster)
+        for message in _grants(made, name, count):
+            reply = stub.Exchange(pb.ExchangeRequest.FromString(message), timeout=20)
+            assert _status(connection, reply.access_token) == 200
+            began = time.perf_counter()
+            stub.Revoke(pb.RevokeRequest(token=reply.access_token), timeout=20)
+            while _status(connection, reply.access_token) == 200:
+                pass
+            samples.append((time.perf_counter() - began) * 1_000)
+    return sorted(samples)[int(0.99 * (len(samples) - 1))]
+
+
+def _connected(cluster: Cluster) -> http.client.HTTPSConnection:
+    context = ssl.create_default_context(cadata=cluster.ca_pem)
+    return http.client.HTTPSConnection("127.0.0.1", cluster.port, context=context)
+
+
+def _status(connection: http.client.HTTPSConnection, token: str) -> int:
+    connection.request("GET", "/api/v1/namespaces/web/pods", headers={"Authorization": f"Bearer {token}"})
+    reply = connection.getresponse()
+    reply.read()
+    return reply.status
+
+
+def _many_policies(figures: dict[str, float], folder: Path) -> None:
+    _say("memory with 100,000 policies")
+    texts = {
+        f"{start}.yaml": "---\n".join(for_repository(number) for number in range(start, start + 500))
+        for start in range(0, 100_000, 500)
+    }
+    with FakeIssuer.served(folder / "issuer2") as issuer:
+        issuers = {"github": issuer.settings(profile="github")}
+        daemon = Daemon.make(folder / "many", issuers=issuers, policies=texts)
+        try:
+            began = time.perf_counter()
+            daemon.start(patience=600)
+            figures["load_100k_policies_s"] = time.perf_counter() - began
+            figures["rss_mib_100k_policies"] = _peak_rss(daemon)
+        finally:
+            daemon.kill()
+
+
+def _caller(load: Path, folder: Path, daemon: Daemon) -> Callable[..., Any]:
+    def call(kind: str, target: str, what: str, bodies: Iterable[bytes], in_flight: int, *pair: str) -> Any:
+        file = folder / "requests"
+        file.write_bytes(b"".join(struct.pack(">I", len(body)) + body for body in bodies))
+        command = [
+            *PINNED,
+            CLIENT_CORE,
+            str(load),
+            kind,
+            target,
+            str(daemon.ca),
+            what,
+            str(file),
+            str(in_flight),
+            *pair,
+        ]
+        done = subprocess.run(
+            command, check=True, capture_output=True, text=True, env={**os.environ, "GOMAXPROCS": "1"}
+        )
+        told = json.loads(done.stdout)
+        if told["failed"]:
+            raise AssertionError(f"{told['failed']:.0f} requests failed: {done.stderr}")
+        return told
+
+    return call
+
+
+def _token(issuer: FakeIssuer, number: int) -> str:
+    claims = {"repository_id": str(number % 100), "sub": f"repo:acme/{number % SUBJECTS}"}
+    return issuer.github_token(**claims, exp=int(time.time()) + 3_600)
+
+
+def _message(issuer: FakeIssuer, number: int) -> pb.ExchangeRequest:
+    return pb.ExchangeRequest(
+        subject_token=_token(issuer, number),
+        subject_token_type=JWT,
+        audience=["prod"],
+        scope=f"repository-{number % 100}/rollout",
+    )
+
+
+def _form(issuer: FakeIssuer, number: int) -> bytes:
+    form = {
+        "grant_type": TOKEN_EXCHANGE,
+        "subject_token": _token(issuer, number),
+        "subject_token_type": JWT,
+        "audience": "prod",
+        "scope": f"repository-{number % 100}/rollout",
+    }
+    return urlencode(form).encode()
+
+
+def _grants(made: World, cluster: str, count: int) -> list[bytes]:
+    return [
+        pb.ExchangeRequest(
+            subject_token=made.issuer.github_token(),
+            subject_token_type=JWT,
+            audience=[cluster],
+            scope=f"{cluster}/pods",
+        ).SerializeToString()
+        for _ in range(count)
+    ]
+
+
+def _peak_rss(daemon: Daemon) -> float:
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    (line,) = (line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+
+def _say(what: str) -> None:
+    print(f"Measuring {what} …", file=sys.stderr, flush=True)
+
+
+def _show(figures: dict[str, float]) -> None:
+    table = Table("figure", "value", "to reach", "")
+    for name, value in figures.items():
+        sign, target = TARGETS.get(name, ("", 0.0))
+        reached = "" if not sign else "yes" if (value >= target if sign == ">=" else value <= target) else "NO"
+        table.add_row(name, f"{value:,.3f}", f"{sign} {target}" if sign else "", reached)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
