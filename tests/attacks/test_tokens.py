@@ -28,8 +28,11 @@ from tests.world import OWN, InMemorySource, authenticator
 
 ISSUER = FakeIssuer("https://ci.example")
 EC = FakeIssuer("https://ec.example", kind="EC")
-NOW = int(time.time())
 COMPACT = r"[\w-]{2,40}\.[\w-]{2,40}\.[\w-]{2,40}"
+
+
+def _now() -> int:
+    return int(time.time())
 
 
 async def _authenticate(token: str, **changes: Any) -> Identity:
@@ -134,20 +137,20 @@ ATTACKS: dict[str, tuple[Callable[[], str], Reason]] = {
     "no audience": (lambda: ISSUER.token(aud=None), Reason.TOKEN_CLAIMS),
     "an empty audience": (lambda: ISSUER.token(aud=[]), Reason.TOKEN_CLAIMS),
     "an audience of numbers": (lambda: ISSUER.token(aud=[1]), Reason.TOKEN_CLAIMS),
-    "expired": (lambda: ISSUER.token(iat=NOW - 600, nbf=NOW - 600, exp=NOW - 60), Reason.TOKEN_EXPIRED),
+    "expired": (lambda: ISSUER.token(iat=_now() - 600, nbf=_now() - 600, exp=_now() - 60), Reason.TOKEN_EXPIRED),
     "no end": (lambda: ISSUER.token(exp=None), Reason.TOKEN_CLAIMS),
     "an end that is text": (lambda: _signed({"exp": "tomorrow"}), Reason.TOKEN_CLAIMS),
     "a beginning that is true": (lambda: _signed({"iat": True}), Reason.TOKEN_CLAIMS),
     "an end beyond all numbers": (lambda: ISSUER.token(exp=1 << 80), Reason.TOKEN_CLAIMS),
-    "an end in milliseconds": (lambda: ISSUER.token(exp=NOW * 1_000), Reason.TOKEN_CLAIMS),
+    "an end in milliseconds": (lambda: ISSUER.token(exp=_now() * 1_000), Reason.TOKEN_CLAIMS),
     "an end without end": (lambda: _signed({"exp": 10**400}), Reason.TOKEN_CLAIMS),
     "a token of another kind": (lambda: _header(typ="logout+jwt"), MALFORMED),
     "an end before the beginning of time": (lambda: ISSUER.token(exp=-5), Reason.TOKEN_CLAIMS),
     "no beginning": (lambda: ISSUER.token(iat=None), Reason.TOKEN_CLAIMS),
-    "from the future": (lambda: ISSUER.token(iat=NOW + 600, exp=NOW + 900), Reason.TOKEN_NOT_YET_VALID),
-    "not yet valid": (lambda: ISSUER.token(nbf=NOW + 600), Reason.TOKEN_NOT_YET_VALID),
-    "valid for a year": (lambda: ISSUER.token(exp=NOW + 31_536_000), Reason.TOKEN_LIFETIME),
-    "over before it began": (lambda: ISSUER.token(iat=NOW + 10, exp=NOW + 5), Reason.TOKEN_LIFETIME),
+    "from the future": (lambda: ISSUER.token(iat=_now() + 600, exp=_now() + 900), Reason.TOKEN_NOT_YET_VALID),
+    "not yet valid": (lambda: ISSUER.token(nbf=_now() + 600), Reason.TOKEN_NOT_YET_VALID),
+    "valid for a year": (lambda: ISSUER.token(exp=_now() + 31_536_000), Reason.TOKEN_LIFETIME),
+    "over before it began": (lambda: ISSUER.token(iat=_now() + 10, exp=_now() + 5), Reason.TOKEN_LIFETIME),
     "no subject": (lambda: ISSUER.sign({k: v for k, v in ISSUER.claims().items() if k != "sub"}), Reason.TOKEN_CLAIMS),
     "a subject with control characters": (lambda: ISSUER.token(sub="a\x1b[2Jb"), Reason.TOKEN_CLAIMS),
     "an endless subject": (lambda: ISSUER.token(sub="x" * 2_000), Reason.TOKEN_CLAIMS),
@@ -170,7 +173,7 @@ async def test_what_is_right_is_accepted() -> None:
         found = await _authenticate(issuer.token())
         assert (found.issuer, found.subject) == (issuer.url, "somebody")
     assert (await _authenticate(ISSUER.token(aud=[ISSUER.audience, "x"]), allow_several_audiences=True)).subject
-    assert (await _authenticate(ISSUER.token(exp=NOW - 10, iat=NOW - 600, nbf=None))).subject
+    assert (await _authenticate(ISSUER.token(exp=_now() - 10, iat=_now() - 600, nbf=None))).subject
 
 
 async def test_verified_refusals_say_so() -> None:

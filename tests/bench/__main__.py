@@ -148,7 +148,7 @@ def _review(told: dict[str, Any]) -> dict[str, Any]:
 
 def _clusters(figures: dict[str, float], folder: Path, load: Path) -> None:
     _say("the lab clusters: a grant until usable, revocation until the first 403")
-    modes = {
+    modes: dict[str, dict[str, Any]] = {
         "bound": {"mode": "bindings", "namespaces": ["web"], "clusterRoles": ["pod-reader"]},
         "asked": {"mode": "authorizer"},
     }

@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A cluster with fenced roles, set up as printed."""
     with world(tmp_path_factory.mktemp("fence"), {"prod": MODE}, {"web.yaml": policy("deploy-web")}) as running:
         running.cluster.apply(ROLE)
+        _until_fenced(running)
         yield running
 
 
@@ -177,4 +179,17 @@ metadata: {{name: foreign, namespace: {GRANTS}}}
         for expected in ("everybody-views", "foreign", "the fence has a gap"):
             assert expected in told
     finally:
+        made.cluster.kubectl("delete", "serviceaccount", "foreign", "-n", GRANTS)
+        made.cluster.kubectl("delete", "clusterrolebinding", "everybody-views")
         made.cluster.apply((made.daemon.folder / "setup-prod" / "manifests.yaml").read_text())
+        _until_fenced(made)
+
+
+def _until_fenced(made: World) -> None:
+    """An admission policy is in force a moment after it was applied."""
+    token = (made.daemon.folder / "prod.token").read_text()
+    body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}}
+    until = time.monotonic() + 20
+    path = f"/api/v1/namespaces/{GRANTS}/serviceaccounts?dryRun=All"
+    while made.cluster.request("POST", path, token=token, body=body)[0] == 201:
+        assert time.monotonic() < until
