@@ -86,12 +86,22 @@ class BindingsMode:
         """See `ClusterMode.issue`."""
         try:
             # What is independent goes at the same time: a binding may name an account that is still to come.
-            made = await _all(self._create(grant, planned) for planned in grant.plan.objects)
-            # The token and the right are independent too.
-            token, _ = await _all((self._request_token(grant), self._usable(grant)))
+            (account, token), rights = await _all((self._make_account(grant), self._make_rights(grant)))
         except ApiError as error:
             raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{self._traits.name}: {error}") from error
-        return IssuedToken(text=token, credential_id=_token_id(token), objects=tuple(made))
+        return IssuedToken(text=token, credential_id=_token_id(token), objects=(account, *rights))
+
+    async def _make_account(self, grant: Grant) -> tuple[ClusterObject, str]:
+        """The grant's own account, and a token of it."""
+        (planned,) = (each for each in grant.plan.objects if each.kind == "ServiceAccount")
+        return await self._create(grant, planned), await self._request_token(grant)
+
+    async def _make_rights(self, grant: Grant) -> list[ClusterObject]:
+        """What the account may do; when this returns, the cluster says that it may."""
+        planned = [each for each in grant.plan.objects if each.kind != "ServiceAccount"]
+        made: list[ClusterObject] = await _all(self._create(grant, each) for each in planned)
+        await self._usable(grant)
+        return made
 
     async def withdraw(self, grant: Grant) -> None:
         """See `ClusterMode.withdraw`."""
