@@ -1,5 +1,7 @@
 """What the daemon counts. Labels are configured names and constants, never text from callers."""
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -45,16 +47,25 @@ class Metrics:
             ("door",),
             registry=self._registry,
         )
+        # Finding a labelled metric costs more than counting in it.
+        self._of_exchange = cache(
+            lambda door, outcome: (self._exchanges.labels(door, outcome), self._seconds.labels(door))
+        )
+        self._of_decision = cache(self._decisions.labels)
         self.ready = Gauge("exchanged_ready", "1 if a grant could be issued now", registry=self._registry)
 
     def exchange(self, door: str, outcome: str, seconds: float) -> None:
         """An exchange came to its end; `outcome` is ISSUED or a reason."""
-        self._exchanges.labels(door, outcome).inc()
-        self._seconds.labels(door).observe(seconds)
+        counter, histogram = self._of_exchange(door, outcome)
+        counter.inc()
+        histogram.observe(seconds)
+
+    def _labelled(self, door: str, outcome: str) -> tuple[Counter, Histogram]:
+        return self._exchanges.labels(door, outcome), self._seconds.labels(door)
 
     def decision(self, cluster: str, outcome: str, seconds: float) -> None:
         """The authorizer answered, or could not."""
-        self._decisions.labels(cluster, outcome).inc()
+        self._of_decision(cluster, outcome).inc()
         self._decision_seconds.observe(seconds)
 
     def key_fetch(self, issuer: str, *, succeeded: bool) -> None:

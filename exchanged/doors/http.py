@@ -1,13 +1,13 @@
 """The HTTP door: token exchange (RFC 8693), revocation (7009), introspection (7662), metadata, and the probes."""
 
 import asyncio
-import json
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+import orjson
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -205,8 +205,7 @@ async def _form(request: web.Request) -> form.Form:
 
 
 def _json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> web.Response:
-    raw = json.dumps(body, separators=(",", ":")).encode()
-    return web.Response(body=raw, status=status, headers={**headers, "Content-Type": "application/json"})
+    return web.Response(body=orjson.dumps(body), status=status, headers={**headers, "Content-Type": "application/json"})
 
 
 def _response(exchanged: Exchanged, requested: str | None, now: datetime) -> dict[str, Any]:

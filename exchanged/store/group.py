@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 MOST_CHANGES = 64
 """In one group: about as many as run in 5 ms, so that the loop is not held up for longer."""
 
-GATHER_SECONDS = 0.00015
+GATHER_SECONDS = 0.001
 """For each change of the last group, how long the next one is gathered: where many come, a commit is worth waiting for,
 and where one comes alone it waits for nobody. A commit costs about as much as three exchanges."""
-LONGEST_GATHERING = 0.003
+LONGEST_GATHERING = 0.006
 """Seconds; what a change waits at most for company."""
 ENOUGH_CHANGES = 32
 """So many need no more company."""
