@@ -84,7 +84,7 @@ class HttpSource:
         return _json(bytes(raw))
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/jwk-set+json, application/json"}
         if self._bearer_token_file is not None:
             headers["Authorization"] = f"Bearer {self._bearer_token_file.read_text(encoding='utf-8').strip()}"
         return headers

@@ -10,6 +10,8 @@ from tests.daemon import Daemon
 from tests.issuers import FakeIssuer
 from tests.lab.cluster import Cluster, ClusterOptions
 
+POD_AUDIENCE = "https://exchanged.example"
+
 
 @dataclass(slots=True)
 class World:
@@ -50,6 +52,8 @@ def world(folder: Path, modes: dict[str, dict[str, Any]], policies: dict[str, st
             file = daemon.folder / f"{name}.token"
             file.touch(mode=0o600)
             daemon.settings["clusters"][name]["credential"] = {"tokenFile": str(file)}
+        for name in bound:
+            daemon.settings["issuers"][f"pods-of-{name}"] = pods_of(clusters[name], name, daemon)
         daemon.write()
         for name, cluster in clusters.items():
             prepare(cluster)
@@ -61,6 +65,19 @@ def world(folder: Path, modes: dict[str, dict[str, Any]], policies: dict[str, st
             set_up(daemon, name, cluster)
         daemon.wait_ready()
         yield World(daemon, issuer, clusters)
+
+
+def pods_of(cluster: Cluster, name: str, daemon: Daemon) -> dict[str, Any]:
+    """The cluster as an issuer of projected tokens: its keys, and its word on whether the pod is still there."""
+    keys = {"certificateAuthority": str(cluster.ca_file), "bearerTokenFile": str(daemon.folder / f"{name}.token")}
+    return {
+        "type": "kubernetes",
+        "issuer": cluster.issuer,
+        "audience": POD_AUDIENCE,
+        "cluster": name,
+        "verification": "both",
+        "keys": keys,
+    }
 
 
 def prepare(cluster: Cluster) -> None:
