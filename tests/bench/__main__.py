@@ -50,8 +50,11 @@ TARGETS: dict[str, tuple[str, float]] = {
     "bindings_grants_per_s": (">=", 60),
     "revoke_p99_ms_authorizer": ("<=", 50),
     "revoke_p99_ms_bindings": ("<=", 50),
+    "reload_100k_in_force_s": ("<=", 1),
+    "reload_100k_longest_exchange_ms": ("<=", 50),
     "rss_mib": ("<=", 150),
 }
+CLUSTER = {"mode": "authorizer", "server": "https://127.0.0.1:6443", "allow": ["workloads"]}
 LIMITS = {"liveGrantsPerSubject": 100_000, "liveGrants": 1_000_000}
 console = Console()
 
@@ -91,7 +94,7 @@ def _doors(figures: dict[str, float], folder: Path, load: Path) -> None:
         daemon = Daemon.make(
             folder / "doors",
             issuers={"github": issuer.settings(profile="github", maxLifetime="2h")},
-            clusters={"prod": {"mode": "authorizer", "server": "https://127.0.0.1:6443", "allow": ["workloads"]}},
+            clusters={"prod": CLUSTER},
             policies={f"{number}.yaml": for_repository(number) for number in range(100)},
             limits=LIMITS,
         )
@@ -233,21 +236,58 @@ def _status(connection: http.client.HTTPSConnection, token: str) -> int:
 
 
 def _many_policies(figures: dict[str, float], folder: Path) -> None:
-    _say("memory with 100,000 policies")
-    texts = {
-        f"{start}.yaml": "---\n".join(for_repository(number) for number in range(start, start + 500))
-        for start in range(0, 100_000, 500)
-    }
+    _say("100,000 policy files: memory, and a changed file while exchanges go on")
+    texts = {f"{number}.yaml": for_repository(number) for number in range(100_000)}
     with FakeIssuer.served(folder / "issuer2") as issuer:
         issuers = {"github": issuer.settings(profile="github")}
-        daemon = Daemon.make(folder / "many", issuers=issuers, policies=texts)
+        daemon = Daemon.make(
+            folder / "many", issuers=issuers, policies=texts, clusters={"prod": CLUSTER}, limits=LIMITS
+        )
         try:
             began = time.perf_counter()
             daemon.start(patience=600)
             figures["load_100k_policies_s"] = time.perf_counter() - began
+            daemon.wait_ready()
+            figures |= _reload(daemon, issuer)
             figures["rss_mib_100k_policies"] = _peak_rss(daemon)
         finally:
             daemon.kill()
+
+
+def _reload(daemon: Daemon, issuer: FakeIssuer, changes: int = 5) -> dict[str, float]:
+    """How long until a changed file is in force, and how long exchanges took meanwhile, beside a quiet time."""
+    credentials = grpc.ssl_channel_credentials(daemon.ca.read_bytes())
+    with grpc.secure_channel(daemon.grpc, credentials) as channel:
+        stub = exchange_pb2_grpc.TokenExchangeStub(channel)  # type: ignore[no-untyped-call] # generated
+
+        def exchange() -> float:
+            message = _message(issuer, 7)
+            began = time.perf_counter()
+            stub.Exchange(message, timeout=20)
+            return (time.perf_counter() - began) * 1_000
+
+        quiet = [exchange() for _ in range(200)]
+        in_force, busy = [], []
+        for number in range(changes):
+            file = daemon.folder / "policies" / f"{1_000 + number}.yaml"
+            file.write_text(file.read_text().replace("name: rollout", "name: renamed"))
+            message = _message(issuer, 0)
+            began = time.perf_counter()
+            while time.perf_counter() - began < 20:
+                busy.append(exchange())
+                message.subject_token = issuer.github_token(repository_id=str(1_000 + number))
+                message.scope = f"repository-{1_000 + number}/renamed"
+                try:
+                    stub.Exchange(message, timeout=20)
+                except grpc.RpcError:
+                    continue
+                break
+            in_force.append(time.perf_counter() - began)
+    return {
+        "reload_100k_in_force_s": max(in_force),
+        "reload_100k_longest_exchange_ms": max(busy),
+        "quiet_longest_exchange_ms": max(quiet),
+    }
 
 
 def _caller(load: Path, folder: Path, daemon: Daemon) -> Callable[..., Any]:
