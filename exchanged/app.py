@@ -118,6 +118,7 @@ class Daemon:
             endings=self.endings,
             refusals=Refusals(store=store, clock=now, unverified_per_minute=limits.unverified_records_per_minute),
             bounds=Bounds(live_per_subject=limits.live_grants_per_subject, live_in_all=limits.live_grants),
+            time_out=limits.exchange_time_out.total_seconds(),
             clock=now,
             observe=self.metrics.exchange,
         )

@@ -25,6 +25,7 @@ from exchanged.authenticate.refused import TokenRefused
 from exchanged.ending import Endings
 from exchanged.errors import (
     ActorTokenRejected,
+    ClusterUnavailable,
     ExchangeError,
     PolicyDenied,
     Reason,
@@ -91,6 +92,7 @@ class Exchanger:
         endings: Endings,
         refusals: Refusals,
         bounds: Bounds,
+        time_out: float,
         clock: Callable[[], datetime],
         observe: Callable[[str, str, float], None],
     ) -> None:
@@ -102,6 +104,7 @@ class Exchanger:
         self._endings = endings
         self._refusals = refusals
         self._bounds = bounds
+        self._time_out = time_out
         self._clock = clock
         self._observe = observe
         self._begun: set[asyncio.Task[Exchanged] | asyncio.Task[None]] = set()
@@ -115,8 +118,13 @@ class Exchanger:
         started = time.perf_counter()
         outcome = Reason.INTERNAL.value
         try:
-            exchanged = await self._exchange(_Case(request, context))
+            async with asyncio.timeout(self._time_out):
+                exchanged = await self._exchange(_Case(request, context))
             outcome = "ISSUED"
+        except TimeoutError as error:
+            outcome = Reason.CLUSTER_UNAVAILABLE.value
+            detail = f"not done within {self._time_out:.0f} s; what was begun is undone"
+            raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, detail) from error
         except ExchangeError as refusal:
             outcome = refusal.reason.value
             raise

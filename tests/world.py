@@ -180,6 +180,7 @@ async def world(folder: Path, *policies: str, unverified_per_minute: int = 60) -
         endings=endings,
         refusals=Refusals(store=store, clock=clock, unverified_per_minute=unverified_per_minute),
         bounds=Bounds(live_per_subject=1_000, live_in_all=10_000),
+        time_out=10,
         clock=clock,
         observe=lambda door, outcome, _: outcomes.append(f"{door} {outcome}"),
     )

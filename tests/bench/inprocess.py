@@ -143,6 +143,7 @@ async def exchange_rate(folder: Path) -> float:
         endings=Endings(store=store, clusters=modes, clock=now),
         refusals=Refusals(store=store, clock=now, unverified_per_minute=60),
         bounds=Bounds(live_per_subject=10_000, live_in_all=1_000_000),
+        time_out=15,
         clock=now,
         observe=lambda *_: None,
     )

@@ -7,7 +7,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -332,8 +332,3 @@ def _json(raw: bytes) -> dict[str, Any]:
     except ValueError:
         return {"text": raw.decode(errors="replace")}
     return value if isinstance(value, dict) else {"value": value}
-
-
-def with_configs(options: ClusterOptions, authentication: str, authorization: str) -> ClusterOptions:
-    """The same options with both configurations."""
-    return replace(options, authentication_config=authentication, authorization_config=authorization)

@@ -156,6 +156,17 @@ async def test_a_caller_that_hangs_up_cancels_nothing_and_gets_nothing(made: Wor
     assert await made.kinds() == ["intended", "issued", "returned", "withdrawn", "intended", "failed", "withdrawn"]
 
 
+async def test_an_exchange_has_a_time_limit(made: World) -> None:
+    """What takes too long is refused as unavailable, and what comes of it all the same is ended."""
+    made.exchanger._time_out = 0.05
+    made.mode.gate = asyncio.Event()
+    assert (await _refused(made)).reason is Reason.CLUSTER_UNAVAILABLE
+    made.mode.gate.set()
+    await made.exchanger.drain()
+    assert await made.kinds() == ["intended", "issued", "returned", "withdrawn"]
+    assert made.outcomes == ["grpc CLUSTER_UNAVAILABLE"]
+
+
 async def test_a_store_that_fails_releases_nothing(made: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the outcome cannot be recorded no token leaves, and the grant is undone when the store is back."""
 
