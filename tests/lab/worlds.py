@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from kubernetes.client import ApiClient, Configuration, CoreV1Api
+
 from tests.daemon import Daemon
 from tests.issuers import FakeIssuer
 from tests.lab.cluster import Cluster, ClusterOptions
@@ -65,6 +67,15 @@ def world(folder: Path, modes: dict[str, dict[str, Any]], policies: dict[str, st
             set_up(daemon, name, cluster)
         daemon.wait_ready()
         yield World(daemon, issuer, clusters)
+
+
+@contextmanager
+def python_client(cluster: Cluster, token: str) -> Iterator[CoreV1Api]:
+    """The official Python client, with this token."""
+    configuration = Configuration(host=cluster.server, ssl_ca_cert=str(cluster.ca_file))
+    configuration.api_key = {"BearerToken": f"Bearer {token}"}
+    with ApiClient(configuration) as client:
+        yield CoreV1Api(client)
 
 
 def pods_of(cluster: Cluster, name: str, daemon: Daemon) -> dict[str, Any]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from kubernetes.client.exceptions import ApiException
 
-from tests.lab.worlds import World, world
+from tests.lab.worlds import World, python_client, world
 from tests.policies import policy, reading
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -63,6 +64,16 @@ def test_clients_have_what_they_need(both: World) -> None:
     can_not = both.cluster.kubectl("auth", "can-i", "delete", "pods", "-n", "web", token=token, check=False)
     assert can_not.stdout.startswith("no")
     assert both.cluster.kubectl("api-resources", token=token).returncode == 0
+
+
+def test_the_python_client_works_with_it(both: World) -> None:
+    """The official Python client uses the token as any other, and is told what it may not do."""
+    token = both.token("read-pods/pods")["access_token"]
+    with python_client(both.cluster, token) as api:
+        assert api.list_namespaced_pod("web").items == []
+        with pytest.raises(ApiException) as refused:
+            api.list_namespaced_secret("web")
+    assert refused.value.status == 403
 
 
 def test_revocation_takes_effect_on_the_next_request(both: World) -> None:

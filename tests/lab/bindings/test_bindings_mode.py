@@ -3,8 +3,9 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from kubernetes.client.exceptions import ApiException
 
-from tests.lab.worlds import World, world
+from tests.lab.worlds import World, python_client, world
 from tests.policies import policy, reading
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -53,6 +54,16 @@ def test_usable_when_the_reply_arrives(made: World) -> None:
     assert made.cluster.request("GET", "/api/v1/namespaces/web/configmaps", token=token)[0] == 403
     assert made.cluster.request("GET", "/api/v1/namespaces/other/pods", token=token)[0] == 403
     assert made.cluster.kubectl("get", "pods", "-n", "web", token=token).returncode == 0
+
+
+def test_the_python_client_works_with_it(made: World) -> None:
+    """The official Python client uses the token as any other, and is told what it may not do."""
+    token = made.token("read-named/pods")["access_token"]
+    with python_client(made.cluster, token) as api:
+        assert api.list_namespaced_pod("web").items == []
+        with pytest.raises(ApiException) as refused:
+            api.list_namespaced_secret("web")
+    assert refused.value.status == 403
 
 
 def test_revoked_is_cut_and_nothing_is_left(made: World) -> None:
