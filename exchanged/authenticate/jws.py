@@ -80,8 +80,12 @@ def unverified(token: PresentedToken) -> UnverifiedToken:
     return UnverifiedToken(presented=token, header=_object(header, "header"), claims=_object(claims, "claims"))
 
 
-def verify(token: UnverifiedToken, keys: Sequence[VerificationKey], expected: Expected, now: datetime) -> Claims:
-    """The claims of a token that one of these keys signed, for this issuer and audience, valid now.
+def verify(
+    token: UnverifiedToken, keys: Sequence[VerificationKey], expected: Expected, now: datetime
+) -> tuple[datetime, datetime]:
+    """When a token was issued and when it ends: one that one of these keys signed, for this issuer and audience.
+
+    When it returns, what the token claims is verified.
 
     Raises:
         TokenRefused: with the first thing that is wrong.
@@ -106,12 +110,11 @@ def verify(token: UnverifiedToken, keys: Sequence[VerificationKey], expected: Ex
     if not any(_is_signed(token, key, algorithm) for key in fitting):
         raise TokenRefused(Reason.TOKEN_SIGNATURE, "the signature is not good")
     # 6. What it says.
-    check_claims(token.claims, expected, now)
-    return token.claims
+    return check_claims(token.claims, expected, now)
 
 
-def check_claims(claims: Claims, expected: Expected, now: datetime) -> None:
-    """Issuer, audience, times, lifetime and subject of verified claims.
+def check_claims(claims: Claims, expected: Expected, now: datetime) -> tuple[datetime, datetime]:
+    """Issuer, audience, times, lifetime and subject of verified claims; returns when issued, and when it ends.
 
     Times are judged here by the injected clock; the library would judge them by its own, and only where present.
 
@@ -133,6 +136,7 @@ def check_claims(claims: Claims, expected: Expected, now: datetime) -> None:
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
         raise TokenRefused(Reason.TOKEN_CLAIMS, "sub is missing or not a short line of text", verified=True)
+    return issued, expires
 
 
 def time_claim(claims: Claims, name: str) -> datetime:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from exchanged.authenticate.jws import Expected, check_claims, time_claim, verify
+from exchanged.authenticate.jws import Expected, check_claims, verify
 from exchanged.authenticate.keysets import KeySet
 from exchanged.authenticate.oidc import unknown
 from exchanged.authenticate.profiles import KUBERNETES
@@ -73,8 +73,8 @@ class KubernetesAuthenticator:
         # 2. Then the cluster, which knows whether account, pod and node are still there.
         if self._reviewer is not None:
             await self._review(token, self._reviewer)
-            check_claims(token.claims, self._expected, now)
         # 3. Only now is what it says believed.
+        issued, expires = check_claims(token.claims, self._expected, now)
         claims = _flat(token.claims)
         if claims["namespace"] in self._closed_namespaces:
             # A grant's own account would make chains that outlive a revocation.
@@ -84,8 +84,8 @@ class KubernetesAuthenticator:
             subject=token.claims["sub"],
             kind=IdentityKind.WORKLOAD,
             claims=claims,
-            issued_at=time_claim(token.claims, "iat"),
-            expires_at=time_claim(token.claims, "exp"),
+            issued_at=issued,
+            expires_at=expires,
             token_digest=token.presented.digest(),
             unknown_claims=unknown(token.claims, KUBERNETES),
         )

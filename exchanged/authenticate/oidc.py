@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from exchanged.authenticate.jws import Expected, time_claim, verify
+from exchanged.authenticate.jws import Expected, verify
 from exchanged.authenticate.keysets import KeySet
 from exchanged.authenticate.profiles import Profile
 from exchanged.authenticate.refused import TokenRefused
@@ -43,15 +43,15 @@ class OidcAuthenticator:
     async def authenticate(self, token: UnverifiedToken, now: datetime) -> Identity:
         """See `Authenticator.authenticate`."""
         keys = await self._keys.find(token.header.get("kid"))
-        claims = verify(token, keys, self._expected, now)
-        profile = self._profile
+        issued, expires = verify(token, keys, self._expected, now)
+        claims, profile = token.claims, self._profile
         return Identity(
             issuer=self.name,
             subject=claims["sub"],
             kind=self._kind,
             claims=usable(claims, profile),
-            issued_at=time_claim(claims, "iat"),
-            expires_at=time_claim(claims, "exp"),
+            issued_at=issued,
+            expires_at=expires,
             token_digest=token.presented.digest(),
             single_use=_id(claims, "jti") if self._single_use else None,
             # Older servers of the kind do not say which job it is; then there is none to count by.
