@@ -146,6 +146,8 @@ class _Reader:
         keys: set[str] = set()
         for key_node, value_node in node.value:
             self.document.lines[path] = min(self.document.lines[path], key_node.start_mark.line + 1)
+            if id(key_node) in self.seen:
+                self._refuse(path, "anchors and aliases are not supported")
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _STRING_TAG:
                 self._refuse(path, "a key must be a plain word")
                 continue

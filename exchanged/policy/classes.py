@@ -123,6 +123,9 @@ def _of(rule: Rule) -> set[str]:
     # Constrained impersonation has verbs of its own: impersonate:user-info and impersonate-on:…
     if any(verb.startswith("impersonate") for verb in rule.verbs):
         held.add(IMPERSONATE)
+    # Extras have their keys where others have subresources.
+    if "*" in rule.verbs and any(resource.startswith(("userextras/", "*/")) for resource in rule.resources):
+        held.add(IMPERSONATE)
     for name, groups, resources, verbs in TABLE:
         if (
             _meet(rule.api_groups, groups)

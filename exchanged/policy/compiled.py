@@ -150,7 +150,7 @@ class Compiler:
             shape=self._share(shape),
             keys=frozenset(itertools.product(*(indexed[name] for name in shape))),
             others=tuple(others),
-            condition=self.conditions.compile(" && ".join(f"({text})" for text in texts)) if texts else None,
+            condition=self.conditions.compile(" && ".join(map(_bracketed, texts))) if texts else None,
         )
 
     def _scope(
@@ -214,11 +214,17 @@ def key_of(shape: tuple[str, ...], claims: Claims) -> Key | None:
 
 def encode(value: object) -> str | None:
     """A simple value as text that no value of another type has: 1, true and "1" stay three things."""
-    if isinstance(value, str):
+    if isinstance(value, str) and not value.startswith("\0"):
         return value
-    if isinstance(value, bool | int):
+    # A text with this mark of its own is written in quotes, so that nobody spells a number or a truth value.
+    if isinstance(value, str | bool | int):
         return f"\0{value!r}"
     return None
+
+
+def _bracketed(text: str) -> str:
+    """A condition beside others; a comment at its end does not reach the bracket."""
+    return f"({text}\n)" if "//" in text else f"({text})"
 
 
 def _encoded(value: str | int) -> str:

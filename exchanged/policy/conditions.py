@@ -11,7 +11,8 @@ from cel_expr_python import cel
 
 from exchanged.model import ClusterName, ExchangeRequest, Identity, RequestContext
 
-_COMPREHENSION = re.compile(r"\.\s*(all|exists|exists_one|map|filter)\s*\(")
+_COMPREHENSION = re.compile(r"\b(?:all|exists|exists_one|map|filter)\b(?=(?:\s|//[^\n]*+)*+\()")
+"""A loop's name and its bracket; comments between them hide nothing, and nothing in between is used up."""
 MAX_COMPREHENSIONS = 1
 """Loops in one condition. A token is bounded, so one loop over its claims is; loops within loops are not."""
 
@@ -94,13 +95,14 @@ class Conditions:
         Raises:
             ConditionError: it is not a pattern.
         """
-        whole = json.dumps(rf"\A(?:{pattern[1:-1]})\z")
-        probe = self._environment.compile(f'"".matches({whole})').eval(data={})
-        if probe.type() != cel.Type.BOOL:
-            raise ConditionError(f"not a pattern (RE2): {pattern}")
-        return f"claims[{json.dumps(claim)}].matches({whole})"
+        whole = _literal(rf"\A(?:{pattern[1:-1]})\z")
+        # By itself too: `^a)|(?:b$` would close the brackets around it and shed its anchors.
+        for text in (_literal(pattern[1:-1]), whole):
+            if self._environment.compile(f'"".matches({text})').eval(data={}).type() != cel.Type.BOOL:
+                raise ConditionError(f"not a pattern (RE2): {pattern}")
+        return f"claims[{_literal(claim)}].matches({whole})"
 
-    def activation(
+    def why_not(
         self,
         condition: Condition,
         who: Identity,
@@ -108,10 +110,14 @@ class Conditions:
         request: ExchangeRequest,
         context: RequestContext,
         cluster: ClusterName | None,
-    ) -> cel.Activation:
-        """The variables of one decision; of those, the ones that the condition can be asking for."""
+    ) -> str | None:
+        """None if the condition holds of this decision; else why it does not."""
         values = _Values(who, actor, request, context, cluster)
-        return self._environment.Activation({name: _READ[name](values) for name in condition.variables})
+        try:
+            activation = self._environment.Activation({name: _READ[name](values) for name in condition.variables})
+            return condition.why_not(activation)
+        except RuntimeError as error:  # text that UTF-8 cannot hold: a JSON string may have half of a surrogate pair
+            return f"{condition.text}: {error}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,11 @@ def _party(actor: Identity | None) -> dict[str, Any]:
     if actor is None:
         return {}
     return {"issuer": actor.issuer, "subject": actor.subject, "claims": actor.claims}
+
+
+def _literal(text: str) -> str:
+    """A CEL string. JSON's escapes are CEL's, but for the pairs in which JSON writes what is beyond 16 bits."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _readable(error: str) -> str:

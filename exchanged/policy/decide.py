@@ -193,7 +193,7 @@ def judge(
     request, context = question.request, question.context
     who = (question.subject, question.actor)
     if party.condition is not None:
-        why_not = party.condition.why_not(conditions.activation(party.condition, *who, request, context, None))
+        why_not = conditions.why_not(party.condition, *who, request, context, None)
         if why_not:
             return Miss(1, PolicyDenied(Reason.CONDITION_FALSE, f"{policy.name}: subject: {why_not}"))
     if question.actor is None:
@@ -205,7 +205,7 @@ def judge(
     if cluster is None:
         return Miss(3, _no_cluster(policy, scope, ask, question.clusters))
     if scope.condition is not None:
-        why_not = scope.condition.why_not(conditions.activation(scope.condition, *who, request, context, cluster))
+        why_not = conditions.why_not(scope.condition, *who, request, context, cluster)
         if why_not:
             return Miss(4, PolicyDenied(Reason.CONDITION_FALSE, f"{policy.name}/{scope.name}: {why_not}"))
     if policy.requires_intent and not request.intent:
@@ -218,10 +218,7 @@ def _actor_listed(policies: PolicySet, question: Question, policy: CompiledPolic
         if party.issuer == actor.issuer and party.claims_match(actor.claims):
             if party.condition is None:
                 return True
-            activation = policies.conditions.activation(
-                party.condition, actor, actor, question.request, question.context, None
-            )
-            if party.condition.why_not(activation) is None:
+            if not policies.conditions.why_not(party.condition, actor, actor, question.request, question.context, None):
                 return True
     return False
 

@@ -8,6 +8,7 @@ import asyncio
 import gc
 import logging
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import watchfiles
 from exchanged.policy.compiled import CompiledPolicy, Compiler
 from exchanged.policy.index import PolicySet
 from exchanged.policy.load import load_text
-from exchanged.strict_yaml import Fault, Faulty
+from exchanged.strict_yaml import MAX_CHARACTERS, Fault, Faulty
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ RETRIED_FILES = 100
 """Faulty files that are read again with each change: what they clashed with may be gone."""
 
 Signature = tuple[int, int, int]
+UNREADABLE: Signature = (0, 0, 0)
 
 
 @dataclass(slots=True)
@@ -62,10 +64,19 @@ class LoadReport:
 
 @dataclass(slots=True)
 class _Load:
-    """A load under way."""
+    """A load under way.
 
-    changed: list[str] = field(default_factory=list)
+    Attributes:
+        let_go: policies that a file does not have any more; another may have them now.
+        clashed: files that have a policy which is another file's, to be tried again when that lets go of it.
+        progress: something was let go of since those were last tried.
+    """
+
+    changed: dict[str, None] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    let_go: set[str] = field(default_factory=set)
+    clashed: dict[Path, Signature] = field(default_factory=dict)
+    progress: bool = False
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -143,7 +154,12 @@ class PolicyFolder:
         async for changes in watching:
             paths = {Path(path) for _, path in changes}
             # A mounted ConfigMap swaps one link, under another name than the files have.
-            yield paths if paths and all(path.suffix in SUFFIXES for path in paths) else None
+            yield paths if paths and all(self._is_policy_file(path) for path in paths) else None
+
+    def _is_policy_file(self, path: Path) -> bool:
+        """By its name; what a hidden folder holds (git's own, a ConfigMap's other version) is nobody's policy."""
+        hidden = any(part.startswith(".") for part in path.relative_to(self._path).parts)
+        return path.suffix in SUFFIXES and not hidden
 
     def _scan(self) -> dict[Path, Signature | None]:
         if not self._path.is_dir():
@@ -167,6 +183,10 @@ class PolicyFolder:
             for path, _ in zip(again, range(RETRIED_FILES), strict=False):
                 changed[path] = self._files[path].signature
         await self._read(changed, load)
+        while load.clashed and load.progress:
+            clashed, load.clashed, load.progress = load.clashed, {}, False
+            await self._read(clashed, load)
+        await self._settle(load)
         report = self._report(load)
         if load.changed or load.removed or whole:
             await self._on_load(report)
@@ -192,7 +212,8 @@ class PolicyFolder:
     def _load_file(self, path: Path) -> list[CompiledPolicy] | Faulty:
         name = str(path.relative_to(self._path))
         try:
-            return load_text(path.read_text(encoding="utf-8"), name, self._compiler)
+            with path.open(encoding="utf-8") as file:
+                return load_text(file.read(MAX_CHARACTERS + 1), name, self._compiler)
         except Faulty as faulty:
             return faulty
         except (OSError, UnicodeError) as error:
@@ -202,21 +223,41 @@ class PolicyFolder:
         file = self._files.setdefault(path, _File(signature))
         file.signature = signature
         if not isinstance(content, Faulty):
+            names = {policy.name for policy in content}
+            self._let_go(path, set(file.policies) - names, load)
             content = self._unless_taken(path, content)
+            if isinstance(content, Faulty):
+                load.clashed[path] = signature
         if isinstance(content, Faulty):
             if content.faults != file.faults:
-                load.changed.append(str(path.relative_to(self._path)))
+                load.changed[str(path.relative_to(self._path))] = None
             file.faults = content.faults
             return
-        kept = {policy.name for policy in content}
-        for name in set(file.policies) - kept:
-            self._policies.remove(name)
-            self._file_of.pop(name, None)
         for policy in content:
             self._policies.put(policy)
             self._file_of[policy.name] = path
-        file.policies, file.faults = tuple(kept), ()
-        load.changed.append(str(path.relative_to(self._path)))
+        file.policies, file.faults = tuple(names), ()
+        load.changed[str(path.relative_to(self._path))] = None
+
+    def _let_go(self, path: Path, names: Iterable[str], load: _Load) -> None:
+        """Other files may have these now. They stay in force until the load is through: they may only be moving."""
+        for name in names:
+            if self._file_of.get(name) == path:
+                del self._file_of[name]
+                load.let_go.add(name)
+                load.progress = True
+
+    async def _settle(self, load: _Load) -> None:
+        """What a file at fault let go of and nobody took is its own still; what else nobody took is not in force."""
+        for path in load.clashed:
+            for name in self._files[path].policies:
+                self._file_of.setdefault(name, path)
+        let_by = time.perf_counter() + STEP_SECONDS
+        for name in load.let_go - self._file_of.keys():
+            self._policies.remove(name)
+            if time.perf_counter() > let_by:
+                await asyncio.sleep(0)
+                let_by = time.perf_counter() + STEP_SECONDS
 
     def _unless_taken(self, path: Path, policies: list[CompiledPolicy]) -> list[CompiledPolicy] | Faulty:
         name = str(path.relative_to(self._path))
@@ -236,9 +277,7 @@ class PolicyFolder:
         file = self._files.pop(path, None)
         if file is None:
             return
-        for name in file.policies:
-            self._policies.remove(name)
-            self._file_of.pop(name, None)
+        self._let_go(path, file.policies, load)
         load.removed.append(str(path.relative_to(self._path)))
 
     def _report(self, load: _Load) -> LoadReport:
@@ -263,12 +302,19 @@ def policy_files(folder: Path) -> Iterator[Path]:
 
 
 def _signatures(paths: Iterable[Path]) -> dict[Path, Signature | None]:
-    """What tells a changed file from an unchanged one; None for one that is gone."""
+    """What tells a changed file from an unchanged one; None for one that is gone, or is no file.
+
+    Times of modification can be put back, those of change cannot.
+    """
     signatures: dict[Path, Signature | None] = {}
     for path in paths:
         try:
             status = path.stat()
-            signatures[path] = (status.st_mtime_ns, status.st_size, status.st_ino)
+            signature = (status.st_ctime_ns, status.st_size, status.st_ino)
+            # Reading from a pipe would wait for ever.
+            signatures[path] = signature if stat.S_ISREG(status.st_mode) else None
         except FileNotFoundError:
             signatures[path] = None
+        except OSError:  # reading it says why
+            signatures[path] = UNREADABLE
     return signatures

@@ -1,14 +1,15 @@
 """Narrowing by RFC 9396 authorization details: granted is exactly what is asked, where the policy allows all of it."""
 
 import itertools
+import math
 from collections.abc import Iterable
 
 from exchanged.errors import Reason, ScopeDenied
 from exchanged.model import AuthorizationDetail, Rule
 from exchanged.policy.compiled import CompiledScope
 
-MAX_COMBINATIONS = 10_000
-"""Combinations of group, resource, name and verb that one detail may name: they are checked one by one."""
+MAX_COMBINATIONS = 4_096
+"""Combinations of group, resource, name and verb that a request may name: they are checked one by one."""
 
 ANY = ("",)
 """In place of a dimension that a detail leaves open."""
@@ -22,6 +23,7 @@ def narrow(scope: CompiledScope, details: tuple[AuthorizationDetail, ...]) -> tu
     """
     if not details:
         return scope.namespaces, scope.rules
+    details = tuple(_distinct(detail) for detail in details)
     namespaces = _namespaces(scope, details)
     if scope.cluster_role:
         if any(_names_rules(detail) for detail in details):
@@ -29,6 +31,7 @@ def narrow(scope: CompiledScope, details: tuple[AuthorizationDetail, ...]) -> tu
                 Reason.DETAILS_CANNOT_NARROW, f"scope {scope.name} grants a cluster role: only namespaces narrow it"
             )
         return namespaces, ()
+    _check_size(details)
     rules = dict.fromkeys(rule for detail in details for rule in _rules(scope, detail))
     return namespaces, tuple(rules)
 
@@ -58,6 +61,28 @@ def _names_rules(detail: AuthorizationDetail) -> bool:
     return bool(detail.api_groups or detail.resources or detail.resource_names or detail.verbs)
 
 
+def _distinct(detail: AuthorizationDetail) -> AuthorizationDetail:
+    """The same, with each value once."""
+    return AuthorizationDetail(
+        namespaces=tuple(dict.fromkeys(detail.namespaces)),
+        api_groups=tuple(dict.fromkeys(detail.api_groups)),
+        resources=tuple(dict.fromkeys(detail.resources)),
+        resource_names=tuple(dict.fromkeys(detail.resource_names)),
+        verbs=tuple(dict.fromkeys(detail.verbs)),
+    )
+
+
+def _check_size(details: tuple[AuthorizationDetail, ...]) -> None:
+    """A request holds up everybody else for a bounded time only."""
+    count = sum(math.prod(len(values) or 1 for values in _dimensions(detail)) for detail in details)
+    if count > MAX_COMBINATIONS:
+        raise ScopeDenied(Reason.DETAILS_UNSUPPORTED, f"{count} combinations asked for; {MAX_COMBINATIONS} at most")
+
+
+def _dimensions(detail: AuthorizationDetail) -> tuple[tuple[str, ...], ...]:
+    return detail.api_groups, detail.resources, detail.resource_names, detail.verbs
+
+
 def _rules(scope: CompiledScope, detail: AuthorizationDetail) -> Iterable[Rule]:
     if not _names_rules(detail):
         return scope.rules
@@ -85,27 +110,17 @@ def _part(rule: Rule, detail: AuthorizationDetail) -> Rule | None:
 
 def _check_complete(parts: list[Rule], detail: AuthorizationDetail) -> None:
     """Never silently less: every combination that the detail names is in one of the parts."""
-    dimensions = (detail.api_groups, detail.resources, detail.resource_names, detail.verbs)
-    count = 1
-    for values in dimensions:
-        count *= len(values) or 1
-    if count > MAX_COMBINATIONS:
-        raise ScopeDenied(Reason.DETAILS_UNSUPPORTED, f"{count} combinations in one detail; {MAX_COMBINATIONS} at most")
-    for combination in itertools.product(*(values or ANY for values in dimensions)):
-        if not any(_has(part, combination, detail) for part in parts):
+    covered: set[tuple[str, ...]] = set()
+    for part in parts:
+        granted = (part.api_groups, part.resources, part.resource_names, part.verbs)
+        # A part has of each dimension that the detail names a choice of its values, and of the others anything.
+        named = (values if asked else ANY for values, asked in zip(granted, _dimensions(detail), strict=True))
+        covered.update(itertools.product(*named))
+    for combination in itertools.product(*(values or ANY for values in _dimensions(detail))):
+        if combination not in covered:
             raise ScopeDenied(
                 Reason.DETAILS_EXCEED_POLICY, "beyond the policy: " + " ".join(value or "*" for value in combination)
             )
-
-
-def _has(part: Rule, combination: tuple[str, ...], detail: AuthorizationDetail) -> bool:
-    api_group, resource, name, verb = combination
-    return (
-        (not detail.api_groups or _in(api_group, part.api_groups))
-        and (not detail.resources or resource in part.resources)
-        and (not detail.resource_names or name in part.resource_names)
-        and (not detail.verbs or _in(verb, part.verbs))
-    )
 
 
 def _narrowed(granted: tuple[str, ...], asked: tuple[str, ...]) -> tuple[str, ...]:

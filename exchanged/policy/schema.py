@@ -98,7 +98,7 @@ class ScopeSpec(_Strict):
     name: Name
     clusters: Annotated[tuple[Name, ...], Field(min_length=1, max_length=256)]
     namespaces: Annotated[tuple[Namespace, ...], Field(min_length=1, max_length=256)] | None = None
-    cluster_scoped: bool = False
+    cluster_scoped: StrictBool = False
     rules: Annotated[tuple[RuleSpec, ...], Field(min_length=1, max_length=64)] | None = None
     cluster_role: Text | None = None
     acknowledge: Annotated[tuple[BreedingClass, ...], Field(min_length=1)] | None = None
@@ -110,6 +110,9 @@ class ScopeSpec(_Strict):
     def _holds_together(self) -> Self:
         if (self.namespaces is None) == (not self.cluster_scoped):
             raise ValueError("give either namespaces or clusterScoped: true")
+        twice = {name for names in (self.clusters, self.namespaces or ()) for name in names if names.count(name) > 1}
+        if twice:
+            raise ValueError(f"{_listed(frozenset(twice))} is listed twice")
         if (self.rules is None) == (self.cluster_role is None):
             raise ValueError("give either rules or clusterRole")
         acknowledged = frozenset(self.acknowledge or ())
@@ -135,8 +138,8 @@ class PolicySpec(_Strict):
     description: str | None = None
     subjects: Annotated[tuple[Party, ...], Field(min_length=1, max_length=64)]
     actors: Annotated[tuple[Party, ...], Field(min_length=1, max_length=64)] | None = None
-    actor_required: bool = False
-    require_intent: bool = False
+    actor_required: StrictBool = False
+    require_intent: StrictBool = False
     scopes: Annotated[tuple[ScopeSpec, ...], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")

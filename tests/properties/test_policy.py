@@ -1,13 +1,17 @@
+import json
 import random
+import re
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from exchanged.errors import ExchangeError
 from exchanged.model import Allowed, AuthorizationDetail, ExchangeRequest, Identity, Rule
 from exchanged.policy.classes import ALL, breeding
-from exchanged.policy.compiled import Compiler
+from exchanged.policy.compiled import Compiler, encode
+from exchanged.policy.conditions import ConditionError
 from exchanged.policy.decide import decide
 from exchanged.policy.load import load_text
 from exchanged.policy.narrow import covers
@@ -16,6 +20,7 @@ from tests.grants import PROD, context, identity, request, traits
 from tests.policies import policy
 from tests.world import Policies
 
+COMPILER = Compiler()
 CLUSTERS = {PROD: traits(breeding=ALL)}
 GROUPS, RESOURCES, VERBS, NAMES = (
     ["", "apps"],
@@ -192,3 +197,119 @@ def test_any_text_is_policies_or_a_fault(text: str) -> None:
         return
     assert told
     assert all(fault.file == "f.yaml" and fault.line >= 1 for fault in told)
+
+
+HOLES = [
+    ("subjects", 0, "issuer"),
+    ("subjects", 0, "claims"),
+    ("subjects", 0, "claims", "ref"),
+    ("subjects", 0, "claims", "ref", "matches"),
+    ("subjects", 0, "when"),
+    ("scopes", 0, "when"),
+    ("scopes", 0, "clusters"),
+    ("scopes", 0, "namespaces", 0),
+    ("scopes", 0, "rules", 0, "verbs"),
+    ("scopes", 0, "rules", 0, "resources", 0),
+    ("scopes", 0, "lifetime", "max"),
+    ("scopes", 0, "acknowledge"),
+    ("owner",),
+]
+CEL = [
+    "claims",
+    "ref",
+    ".",
+    "all",
+    "exists",
+    "(",
+    ")",
+    "x",
+    ",",
+    "==",
+    "&&",
+    "//",
+    "\n",
+    '"',
+    "[",
+    "]",
+    "1",
+    "true",
+    " ",
+]
+words = (
+    st.text(max_size=40)
+    | st.text("^$|()\\[]*+?{}aQE\U0001f600", max_size=12).map(lambda text: f"^{text}$")
+    | st.lists(st.sampled_from(CEL), max_size=25).map("".join)
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def _filled(hole: tuple[str | int, ...], value: object) -> str:
+    claims = {"repository_id": "4711", "ref": {"matches": "^a$"}}
+    document = json.loads(policy("p", subjects=[{"issuer": "github", "claims": claims}]))
+    *way, last = ("spec", *hole)
+    place = document
+    for step in way:
+        place = place[step]
+    place[last] = value
+    return json.dumps(document, ensure_ascii=False)
+
+
+@settings(quick, max_examples=400)
+@given(st.sampled_from(HOLES), words | values)
+def test_any_value_anywhere_is_a_policy_that_decides_or_a_fault(hole: tuple[str | int, ...], value: object) -> None:
+    """One value of a policy replaced by anything: a fault, or a policy that allows or refuses as every other."""
+    live = Policies()
+    try:
+        live.put(_filled(hole, value))
+    except Faulty as faulty:
+        assert faulty.faults
+        return
+    _decided(live, identity(claims={"repository_id": "4711", "ref": "a"}), _asked("", []))
+
+
+plain = st.text("ab)(|$^\\", max_size=8)
+
+
+@quick
+@given(plain, st.text("ab\n|", max_size=4))
+def test_a_pattern_that_loads_matches_whole_values_only(inner: str, value: str) -> None:
+    """What passes a pattern is a whole match of what stands between its anchors, as another engine reads it."""
+    try:
+        expected = re.compile(inner)
+    except re.error:
+        expected = None
+    claims = {"repository_id": "4711", "ref": {"matches": f"^{inner}$"}}
+    live = Policies()
+    try:
+        live.put(policy("p", subjects=[{"issuer": "github", "claims": claims}]))
+    except Faulty:
+        return
+    assert expected is not None, "a pattern that is none was loaded"
+    decided = _decided(live, identity(claims={"repository_id": "4711", "ref": value}), _asked("", []))
+    assert isinstance(decided, Allowed) <= (expected.fullmatch(value) is not None)
+
+
+@quick
+@given(
+    st.one_of(st.text(max_size=6), st.integers(), st.booleans()),
+    st.one_of(st.text(max_size=6), st.integers(), st.booleans()),
+)
+def test_two_values_are_one_only_if_they_are_of_one_type(first: str | int, second: str | int) -> None:
+    """The index tells apart whatever differs in type or value."""
+    assert (encode(first) == encode(second)) == (type(first) is type(second) and first == second)
+
+
+loops = st.lists(st.sampled_from([" ", "\n", "//", "// (\n", "//all\n", "\t"]), max_size=4).map("".join)
+
+
+@quick
+@given(loops, loops, loops, st.sampled_from(["", '"all//" == "" || ', '"//" == "" || ']))
+def test_a_second_loop_is_never_hidden(one: str, two: str, three: str, before: str) -> None:
+    """However spaces, comments and strings are put between, two loops are one too many."""
+    text = f"{before}claims.a.{one}\nall{two}\n(x, claims.b.exists{three}\n(y, x == y))"
+    with pytest.raises(ConditionError, match="more than 1 loop"):
+        COMPILER.conditions.compile(text)

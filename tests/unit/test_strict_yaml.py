@@ -59,6 +59,7 @@ def test_a_model_that_fits_comes_out() -> None:
         ("a: 1\nb: [", 3, "did not find expected node content"),
         ("a: 1\na: 2", 2, "repeated key"),
         ("a: &x 1\nb: *x", 2, "anchors"),
+        ("a: &x b\n*x : c", 1, "anchors"),
         ("a: !!python/object:os.system x", 1, "tags"),
         ("? [a]\n: b", 1, "plain word"),
         ("a: 1\n---\nb: 2", 1, "one document expected, 2 found"),

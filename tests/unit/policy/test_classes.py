@@ -31,6 +31,8 @@ def _rule(group: str, resource: str, *verbs: str) -> Rule:
         (_rule("admissionregistration.k8s.io", "validatingwebhookconfigurations", "delete"), {"rbac"}),
         (_rule("", "users", "impersonate"), {"impersonate"}),
         (_rule("authentication.k8s.io", "anything", "impersonate:user-info"), {"impersonate"}),
+        (_rule("authentication.k8s.io", "userextras/scopes", "*"), {"impersonate", "wildcard"}),
+        (_rule("authentication.k8s.io", "*/scopes", "*"), {"impersonate", "wildcard"}),
         (_rule("", "nodes", "patch"), {"nodes"}),
         (_rule("", "*", "get"), {"wildcard", "secrets", "exec", "tokens", "nodes"}),
         (_rule("apps", "*/scale", "update"), {"wildcard"}),

@@ -148,6 +148,7 @@ def test_patterns_match_the_whole_value() -> None:
     assert not matched("^a|b$", "xb")
     assert not matched("^(?m)a$", "a\nb")
     assert matched("^refs/tags/v[0-9]+$", "refs/tags/v12")
+    assert matched('^"\\\\\u00e9$', '"\\\u00e9')
 
 
 def test_actors() -> None:
@@ -304,3 +305,42 @@ def test_conditions_on_actors_and_odd_claims() -> None:
     odd = policy("a", subjects=[{"issuer": "github", "claims": {"repository_id": "4711"}, "when": "claims.n == 1"}])
     huge = identity(claims={"repository_id": "4711", "n": 1 << 70})
     assert _refusal(odd, who=huge, scope=("rollout",)).reason is Reason.CONDITION_FALSE
+
+
+def test_text_beyond_unicode_denies() -> None:
+    """Half of a surrogate pair, which JSON can hold and UTF-8 cannot, fails the condition and nothing else."""
+    subjects = [{"issuer": "github", "claims": {"repository_id": "4711"}, "when": 'claims.ref == "main"'}]
+    text = policy("a", subjects=subjects)
+    for claims in ({"ref": "\ud800"}, {"ref": "main", "\ud800": "x"}):
+        refused = _refusal(text, who=identity(claims={"repository_id": "4711", **claims}), scope=("rollout",))
+        assert refused.reason is Reason.CONDITION_FALSE
+
+
+def test_a_comment_ends_with_its_condition() -> None:
+    """A condition may end in a comment, also where patterns stand beside it."""
+    claims = {"repository_id": "4711", "ref": {"matches": "^refs/.*$"}}
+    subjects = [{"issuer": "github", "claims": claims, "when": 'issuer == "github" // ours'}]
+    assert _decide(policy("deploy-web", subjects=subjects))
+
+
+def test_a_pattern_is_for_any_character() -> None:
+    """Characters of every plane can stand in a pattern and in the name of its claim."""
+    claims = {"repository_id": "4711", "\U0001f600": {"matches": "^\U0001f600$"}}
+    text = policy("a", subjects=[{"issuer": "github", "claims": claims}])
+    text = json.dumps(json.loads(text), ensure_ascii=False)
+    held = {"repository_id": "4711", "\U0001f600": "\U0001f600"}
+    assert _decide(text, who=identity(claims=held), scope=("rollout",))
+
+
+def test_details_cost_a_bounded_time() -> None:
+    """Repeated values are one, and all details together name a bounded number of combinations."""
+    again = AuthorizationDetail(resources=("pods",) * 250, verbs=("get",) * 250, api_groups=("",) * 250)
+    assert _narrowed(*[again] * 32).rules == (
+        Rule(api_groups=("",), resources=("pods",), verbs=("get",), resource_names=("a", "b")),
+    )
+    names = tuple(f"n{number}" for number in range(200))
+    wide = AuthorizationDetail(api_groups=("apps",), resources=("deployments",), resource_names=names)
+    assert _narrowed(wide).rules[0].resource_names == names
+    with pytest.raises(ExchangeError) as refused:
+        _narrowed(*[wide] * 32)
+    assert refused.value.reason is Reason.DETAILS_UNSUPPORTED

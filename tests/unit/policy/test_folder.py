@@ -1,6 +1,8 @@
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -193,3 +195,140 @@ async def test_nothing_new_is_no_news(tmp_path: Path) -> None:
     await made.folder._apply(same, whole=False)
     await made.folder._apply(same, whole=False)
     assert [report.changed for report in made.reports[2:]] == [("good.yaml",)]
+
+
+@asynccontextmanager
+async def always(holds: Callable[[], bool], monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Looks, at every turn of a loop that gives way after each step, whether something holds."""
+    monkeypatch.setattr(module, "STEP_SECONDS", -1.0)
+    seen = set()
+
+    async def look() -> None:
+        while True:
+            seen.add(holds())
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(look())
+    yield
+    task.cancel()
+    assert seen == {True}
+
+
+@pytest.mark.parametrize(("old", "new"), [("z", "a"), ("a", "z")])
+async def test_a_policy_may_move_to_another_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: str, new: str
+) -> None:
+    """Moved between files in one change, whichever is read first, a policy is in force throughout and none at fault."""
+    (tmp_path / f"{old}.yaml").write_text(policy("moved"))
+    made = Watched(tmp_path)
+    await made.folder.load()
+    (tmp_path / f"{new}.yaml").write_text(policy("moved"))
+    (tmp_path / f"{old}.yaml").write_text(policy("left"))
+    async with always(lambda: "moved" in made.names(), monkeypatch):
+        report = await made.folder.load()
+    assert (made.names(), report.faults) == ({"moved", "left"}, ())
+    assert sorted(report.changed) == ["a.yaml", "z.yaml"]
+
+
+async def test_two_files_may_swap(tmp_path: Path) -> None:
+    """Files that exchange their policies do not wait for each other for ever."""
+    made = Watched(tmp_path)
+    (tmp_path / "a.yaml").write_text(policy("x"))
+    (tmp_path / "b.yaml").write_text(policy("y"))
+    await made.folder.load()
+    (tmp_path / "a.yaml").write_text(policy("y", lifetime={"default": "1m", "max": "1m"}))
+    (tmp_path / "b.yaml").write_text(policy("x", lifetime={"default": "1m", "max": "1m"}))
+    before = made.folder.current.digest_of("x"), made.folder.current.digest_of("y")
+    report = await made.folder.load()
+    assert (made.names(), report.faults) == ({"x", "y"}, ())
+    assert not set(before) & {made.folder.current.digest_of("x"), made.folder.current.digest_of("y")}
+    (tmp_path / "a.yaml").unlink()
+    await made.folder.load()
+    assert made.names() == {"x"}
+
+
+async def test_many_moves_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is split into more files than are tried again loses none of its policies."""
+    monkeypatch.setattr(module, "RETRIED_FILES", 2)
+    made = Watched(tmp_path)
+    names = {f"p{number}" for number in range(6)}
+    (tmp_path / "z.yaml").write_text("\n---\n".join(policy(name) for name in sorted(names)))
+    await made.folder.load()
+    assert made.names() == names
+    for name in names:
+        (tmp_path / f"{name}.yaml").write_text(policy(name))
+    (tmp_path / "z.yaml").write_text(policy("z"))
+    report = await made.folder.load()
+    assert (made.names(), report.faults) == ({*names, "z"}, ())
+
+
+async def test_a_clash_gives_nothing_away(tmp_path: Path) -> None:
+    """A file that clashes keeps its last good content, also what its new text no longer has."""
+    made = Watched(tmp_path)
+    (tmp_path / "a.yaml").write_text(policy("x"))
+    (tmp_path / "b.yaml").write_text(policy("y"))
+    await made.folder.load()
+    (tmp_path / "a.yaml").write_text(policy("y"))
+    report = await made.folder.load()
+    assert made.names() == {"x", "y"}
+    assert [fault.what for fault in report.faults] == ["policy 'y' is already in b.yaml"]
+    (tmp_path / "c.yaml").write_text(policy("x"))
+    report = await made.folder.load()
+    assert {fault.file for fault in report.faults} == {"a.yaml"}
+    (tmp_path / "a.yaml").unlink()
+    await made.folder.load()
+    assert made.names() == {"x", "y"}
+
+
+async def test_a_renamed_file_is_in_force_throughout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a file that is gone and the one that has its policies now, no exchange finds them missing."""
+    made = Watched(tmp_path)
+    (tmp_path / "a.yaml").write_text("\n---\n".join(policy(name) for name in ("stays", "goes", "goes-too")))
+    await made.folder.load()
+    (tmp_path / "a.yaml").unlink()
+    (tmp_path / "b.yaml").write_text(policy("stays"))
+    async with always(lambda: "stays" in made.names(), monkeypatch):
+        report = await made.folder.load()
+    assert (report.removed, report.changed, made.names()) == (("a.yaml",), ("b.yaml",), {"stays"})
+
+
+async def test_hidden_files_are_never_policies(watched: Watched) -> None:
+    """What an editor, git or a ConfigMap keeps in hidden files and folders is not put in force when it changes."""
+    (watched.path / ".git").mkdir()
+    (watched.path / ".git" / "p.yaml").write_text(policy("in-git"))
+    (watched.path / ".hidden.yaml").write_text(policy("hidden"))
+    (watched.path / "folder.yaml").mkdir()
+    (watched.path / "last.yaml").write_text(policy("last"))
+    await watched.until(lambda: "last" in watched.names())
+    (watched.path / ".hidden.yaml").write_text(policy("hidden2"))
+    await asyncio.sleep(0.3)  # for a notice that must come to nothing
+    assert watched.names() == {"a", "b", "last"}
+    assert not watched.folder.faults
+
+
+async def test_what_is_not_a_file(tmp_path: Path) -> None:
+    """A link to itself is a fault of its own, a pipe and a folder are no files, and none of them stops the others."""
+    (tmp_path / "good.yaml").write_text(policy("a"))
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "huge.yaml").write_text("#" * 600_000)
+    made = Watched(tmp_path)
+    async with asyncio.timeout(5):
+        report = await made.folder.load()
+    assert made.names() == {"a"}
+    assert sorted(fault.file for fault in report.faults) == ["huge.yaml", "loop.yaml"]
+
+
+async def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None:
+    """A file whose time of modification was put back is read again all the same."""
+    path = tmp_path / "a.yaml"
+    path.write_text(policy("a1"))
+    before = path.stat()
+    made = Watched(tmp_path)
+    await made.folder.load()
+    while path.stat().st_ctime_ns == before.st_ctime_ns:  # the kernel's clock for files goes by ticks
+        path.write_text(policy("a2"))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    await made.folder.load()
+    assert made.names() == {"a2"}

@@ -79,3 +79,12 @@ def test_what_is_shared_does_not_grow_for_ever(monkeypatch: pytest.MonkeyPatch) 
     live.put(policy("a"))
     assert len(live.compiler._shared) <= 2
     assert _names(live) == ["a"]
+
+
+@pytest.mark.parametrize(("listed", "claimed"), [(5, "\x005"), (True, "\x00True"), ("\x005", 5), (True, 1), ("1", 1)])
+def test_no_text_is_taken_for_a_value_of_another_type(listed: object, claimed: object) -> None:
+    """A claim of one type never matches a policy's value of another, whatever characters it has."""
+    live = Policies()
+    live.put(policy("a", subjects=[{"issuer": "github", "claims": {"n": listed}}]))
+    assert [found.name for found, _ in live.current.matching(identity(claims={"n": listed}), None)] == ["a"]
+    assert not list(live.current.matching(identity(claims={"n": claimed}), None))
