@@ -76,17 +76,13 @@ def test_a_folder_is_what_its_files_say(history: list[dict[str, Content]]) -> No
 
 def _check(folder: PolicyFolder, report: LoadReport, wanted: dict[str, Content]) -> None:
     in_force = {each.name for each in folder.current}
-    good = [_names(content) for content in wanted.values() if isinstance(content, tuple)]
-    said = frozenset[str]().union(*good)
+    said = {file: _names(content) for file, content in wanted.items()}
     bad = {fault.file for fault in report.faults}
-    if BAD not in wanted.values():
-        assert said <= in_force, "what a good file says is in force, by this file or by the one it clashes with"
-        if sum(map(len, good)) == len(said):
-            assert not bad, "no two files say the same, so nothing clashes"
-    assert {file for file, content in wanted.items() if content == BAD} <= bad
+    assert {file for file, content in wanted.items() if content == BAD} <= bad <= {f for f in wanted if wanted[f]}
+    if BAD not in wanted.values() and len(frozenset().union(*said.values())) == sum(map(len, said.values())):
+        assert not bad, "no two files say the same, so nothing clashes"
+    for file in said.keys() - bad:
+        assert all(folder._file_of[name].name == file for name in said[file]), "a good file has what it says"
     if not bad:
-        assert in_force == said
-    for content, file in ((content, file) for file, content in wanted.items() if isinstance(content, tuple)):
-        if file not in bad:
-            assert {folder._file_of[each].name for each in content[0]} == {file}
+        assert in_force == frozenset().union(*said.values())
     assert in_force == folder._file_of.keys(), "whatever is in force is some file's, and goes when that goes"
