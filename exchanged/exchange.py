@@ -9,6 +9,7 @@
     7. reply
 
 A refusal before step 5 leaves a record of its own; what goes wrong after step 4 is undone, and recorded as failed.
+Where nothing is to be made at the cluster nothing can be left half made, and one transaction records 4 and 6.
 """
 
 import asyncio
@@ -52,6 +53,7 @@ from exchanged.policy.index import PolicySet
 from exchanged.ports import Bounds, ClusterMode, Intent, Store
 from exchanged.refusals import Refusals
 from exchanged.request import check
+from exchanged.time_limit import TimeLimit
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +106,7 @@ class Exchanger:
         self._endings = endings
         self._refusals = refusals
         self._bounds = bounds
-        self._time_out = time_out
+        self._time_limit = TimeLimit(time_out)
         self._clock = clock
         self._observe = observe
         self._begun: set[asyncio.Task[Exchanged] | asyncio.Task[None]] = set()
@@ -118,12 +120,11 @@ class Exchanger:
         started = time.perf_counter()
         outcome = Reason.INTERNAL.value
         try:
-            async with asyncio.timeout(self._time_out):
-                exchanged = await self._exchange(_Case(request, context))
+            exchanged = await self._time_limit.run(self._exchange(_Case(request, context)))
             outcome = "ISSUED"
         except TimeoutError as error:
             outcome = Reason.CLUSTER_UNAVAILABLE.value
-            detail = f"not done within {self._time_out:.0f} s; what was begun is undone"
+            detail = f"not done within {self._time_limit.seconds:.0f} s; what was begun is undone"
             raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, detail) from error
         except ExchangeError as refusal:
             outcome = refusal.reason.value
@@ -205,19 +206,41 @@ class Exchanger:
         in_flight = self._endings.in_flight
         in_flight.add(grant.id)
         try:
-            # 4. Record the intent: single use, revocations, bounds and the record in one transaction.
-            try:
-                replaced = await self._store.begin(self._intent(case, grant))
-            except ExchangeError as refusal:
-                await self._refuse(refusal, case)
-                raise
-            token = await self._issue(grant, mode)
+            if grant.plan.objects:
+                # 4. Record the intent: single use, revocations, bounds and the record in one transaction.
+                replaced = await self._begin(case, grant, None)
+                # 5. and 6. Issue, and record it.
+                token = await self._issue(grant, mode)
+            else:
+                # 4. to 6. Nothing is made at the cluster; the token is worth nothing until the store knows it.
+                token = await mode.issue(grant)
+                replaced = await self._begin(case, grant, token)
         finally:
             in_flight.discard(grant.id)
         if replaced is not None:
             self._endings.withdraw_soon(replaced)
         # 7. Reply: from here on the token can be used.
         return Exchanged(token=token, grant=grant, cluster=mode.traits)
+
+    async def _begin(self, case: _Case, grant: Grant, token: IssuedToken | None) -> Grant | None:
+        parties = tuple(identity for identity in (case.subject, case.actor) if identity is not None)
+        records = [entries.intended(grant, parties, case.request)]
+        if token is not None:
+            records.append(entries.issued(grant, token, self._clock()))
+        intent = Intent(
+            grant=grant,
+            parties=parties,
+            bounds=self._bounds,
+            job_uses=parties[0].job_uses,
+            records=tuple(records),
+            replaces=case.request.replaces,
+            token=token,
+        )
+        try:
+            return await self._store.begin(intent)
+        except ExchangeError as refusal:
+            await self._refuse(refusal, case)
+            raise
 
     async def _issue(self, grant: Grant, mode: ClusterMode) -> IssuedToken:
         token: IssuedToken | None = None
@@ -230,17 +253,6 @@ class Exchanger:
             await self._undo(grant, token, error)
             raise
         return token
-
-    def _intent(self, case: _Case, grant: Grant) -> Intent:
-        parties = tuple(identity for identity in (case.subject, case.actor) if identity is not None)
-        return Intent(
-            grant=grant,
-            parties=parties,
-            bounds=self._bounds,
-            job_uses=parties[0].job_uses,
-            record=entries.intended(grant, parties, case.request),
-            replaces=case.request.replaces,
-        )
 
     async def _complete(self, grant: Grant, token: IssuedToken) -> None:
         allowed = grant.allowed

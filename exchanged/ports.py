@@ -73,6 +73,8 @@ class ClusterMode(Protocol):
     async def issue(self, grant: Grant) -> IssuedToken:
         """Makes what `grant.plan` names; when it returns, the token works.
 
+        Where the plan names no object, the token works as soon as the store has its grant as issued, and no sooner.
+
         Raises:
             ClusterUnavailable: it could not; what was made is left to `withdraw`.
         """
@@ -112,18 +114,21 @@ class Intent:
     """What one transaction claims and writes down before anything is made.
 
     Attributes:
-        grant: in state `intended`.
+        grant: in state `intended`; where `token` is there, it becomes issued by the same transaction.
         parties: subject first, then the actor; each with its token, for single use and revocation.
         job_uses: how many grants `grant.job` may get in all; 0 without a bound.
+        records: of the intent, and of the outcome where `token` is there.
         replaces: an earlier grant of the same issuer and job, which is ended (revoked) in the same transaction.
+        token: the grant's token, where nothing has to be made at the cluster first.
     """
 
     grant: Grant
     parties: tuple[Identity, ...]
     bounds: Bounds
     job_uses: int
-    record: Record
+    records: tuple[Record, ...]
     replaces: GrantId | None = None
+    token: IssuedToken | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +165,7 @@ class Store(Protocol):
         ...
 
     async def begin(self, intent: Intent) -> Grant | None:
-        """Claims and records an intended grant, all or nothing; returns the grant it ended as replaced, if any.
+        """Claims and records a grant, all or nothing; returns the grant it ended as replaced, if any.
 
         A replaced grant that had ended already is no error; its end is recorded by the same transaction.
 

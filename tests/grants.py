@@ -115,7 +115,7 @@ def intent(who: Identity | None = None, actor: Identity | None = None, **changes
         parties=parties,
         bounds=WIDE,
         job_uses=who.job_uses,
-        record=entries.intended(made, parties, request()),
+        records=(entries.intended(made, parties, request()),),
     )
     return replace(usual, **changes)
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from exchanged.errors import ClusterUnavailable, Reason
 from exchanged.exchange import Exchanger
 from exchanged.keys.signing import KeyRing
 from exchanged.model import (
+    Allowed,
     ClusterName,
     ClusterObject,
     ExchangeRequest,
@@ -27,6 +28,7 @@ from exchanged.model import (
     IdentityKind,
     IssuedToken,
     IssuerName,
+    Plan,
     PresentedToken,
     RequestContext,
     RequestId,
@@ -58,8 +60,9 @@ class InMemorySource:
 
 
 class Faulty(AuthorizerMode):
-    """A mode that can be told to fail, to wait, and to note what was withdrawn."""
+    """A mode that can be told to fail, to wait, to make nothing at its cluster, and to note what was withdrawn."""
 
+    at_cluster = True
     fail_issue = False
     fail_withdraw = False
     gate: asyncio.Event | None = None
@@ -68,6 +71,11 @@ class Faulty(AuthorizerMode):
     def note(self) -> None:
         """Begins to note."""
         self.withdrawn: list[GrantId] = []
+
+    def plan(self, grant_id: GrantId, allowed: Allowed) -> Plan:
+        """See `ClusterMode.plan`."""
+        account = ClusterObject(kind="ServiceAccount", namespace="grants", name=grant_id)
+        return replace(super().plan(grant_id, allowed), objects=(account,) if self.at_cluster else ())
 
     async def issue(self, grant: Grant) -> IssuedToken:
         """See `ClusterMode.issue`."""

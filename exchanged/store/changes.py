@@ -27,8 +27,8 @@ _ENDED = "('failed', 'revoked', 'expired', 'returned')"
 
 
 def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
-    """Claims and records an intended grant; returns the one it replaced (`Store.begin`)."""
-    grant = intent.grant
+    """Claims and records a grant; returns the one it replaced (`Store.begin`)."""
+    grant, token, now = intent.grant, intent.token, intent.records[0].time
     single_use = [(party.issuer, party.single_use) for party in intent.parties if party.single_use is not None]
     errors: tuple[Rejected, Rejected] = (SubjectTokenRejected, ActorTokenRejected)
     for party, rejected in zip(intent.parties, errors, strict=False):
@@ -41,13 +41,14 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
             until = micros(party.expires_at + KEPT_AFTER_EXPIRY)
             db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (party.issuer, party.single_use, until, grant.id))
     if single_use and grant.id.endswith(PRUNING_IDS):
-        _forget_used(db, intent.record.time)
+        _forget_used(db, now)
     db.execute(
         "INSERT INTO grants "
-        "(id, state, cluster, policy, issuer, subject, job, created_at, expires_at, due_at, decision) "
-        "VALUES (?, 'intended', ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "(id, state, cluster, policy, issuer, subject, job, created_at, expires_at, due_at, decision, "
+        "credential_id, token_digest, objects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             grant.id,
+            (GrantState.ISSUED if token else GrantState.INTENDED).value,
             grant.cluster,
             grant.policy,
             grant.subject.issuer,
@@ -57,13 +58,17 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
             micros(grant.expires_at),
             micros(grant.expires_at),
             codec.decision(grant, single_use),
+            token.credential_id if token else "",
+            token.digest() if token else None,
+            codec.objects(token.objects if token else ()),
         ),
     )
     _count(db, grant.subject.issuer, grant.subject.subject, 1)
-    append(db, intent.record)
+    for record in intent.records:
+        append(db, record)
     if replaced is not None and replaced.state in {GrantState.INTENDED, GrantState.ISSUED}:
         why = f"replaced by {grant.id}"
-        record = entries.ended(replaced.id, GrantState.REVOKED, why, by="holder", at=intent.record.time)
+        record = entries.ended(replaced.id, GrantState.REVOKED, why, by="holder", at=now)
         return end(db, replaced.id, GrantState.REVOKED, why, record)
     return None
 

@@ -78,6 +78,28 @@ async def _issued_token(store: Store, made: Intent) -> Grant:
     return found
 
 
+async def test_a_grant_whose_token_is_there_is_issued_at_once(store: Store) -> None:
+    """With a token, the claim, both records and the state are one transaction; refused, none of it is there."""
+    who, given = identity(), token()
+    asked = intent(who)
+    made = replace(asked, token=given, records=(*asked.records, entries.issued(asked.grant, given, NOW)))
+    assert await store.begin(made) is None
+    found = await store.grant_by_token(given.digest())
+    assert found is not None
+    assert found == replace(
+        made.grant, state=GrantState.ISSUED, credential_id=given.credential_id, token_digest=given.digest()
+    )
+    again = replace(made, grant=grant(), token=token())
+    with pytest.raises(SubjectTokenRejected):
+        await store.begin(again)
+    assert await store.grant(again.grant.id) is None
+    assert [stored.record.kind for stored in await store.records(after=0, limit=9)] == [
+        RecordKind.INTENDED,
+        RecordKind.ISSUED,
+    ]
+    assert (await store.counts()).live == 1
+
+
 async def test_a_grant_that_was_ended_meanwhile_is_not_issued(store: Store) -> None:
     """Issuing is a compare-and-set: whoever comes after a revocation loses, and leaves no record of having won."""
     made = intent()

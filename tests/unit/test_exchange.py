@@ -54,6 +54,23 @@ async def test_a_token_comes_out_and_its_record_was_there_first(made: World) -> 
     assert exchanged.token.text not in records
 
 
+async def test_where_nothing_is_made_at_the_cluster_one_transaction_does(
+    made: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Intent and outcome are recorded at once; refused there, nothing is left, and no token leaves."""
+    made.mode.at_cluster = False
+    monkeypatch.setattr(made.store, "complete", None)
+    token = made.issuer.github_token()
+    exchanged = await made.exchanger.exchange(made.request(token), made.context())
+    assert await made.kinds() == ["intended", "issued"]
+    grant = await made.store.grant_by_token(exchanged.token.digest())
+    assert grant is not None
+    assert (grant.state, grant.credential_id) == (GrantState.ISSUED, exchanged.token.credential_id)
+    assert (await _refused(made, token=token)).reason is Reason.TOKEN_REPLAYED
+    assert await made.kinds() == ["intended", "issued", "refused"]
+    assert (await made.store.counts()).live == 1
+
+
 async def test_warm_exchanges_fetch_no_keys(made: World) -> None:
     """Keys are fetched once for many exchanges."""
     for _ in range(5):
@@ -158,7 +175,7 @@ async def test_a_caller_that_hangs_up_cancels_nothing_and_gets_nothing(made: Wor
 
 async def test_an_exchange_has_a_time_limit(made: World) -> None:
     """What takes too long is refused as unavailable, and what comes of it all the same is ended."""
-    made.exchanger._time_out = 0.05
+    made.exchanger._time_limit.seconds = 0.05
     made.mode.gate = asyncio.Event()
     assert (await _refused(made)).reason is Reason.CLUSTER_UNAVAILABLE
     made.mode.gate.set()
