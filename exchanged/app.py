@@ -1,6 +1,7 @@
 """From a configuration to a running daemon: the only place that constructs."""
 
 import asyncio
+import gc
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Mapping
@@ -38,6 +39,8 @@ READY_SECONDS = 0.25
 """How often health checks learn whether a grant could be issued."""
 METRICS_SECONDS = 5.0
 """How often the gauges are set."""
+YOUNG_OBJECTS = 20_000
+"""Objects between two looks for unreachable cycles: some hundred exchanges, which leave hardly any."""
 LIVE_AT_ONCE = 1_000
 """Live grants of one cluster that a changed role decides again; the newest ones, and there are fewer."""
 LISTED = 100
@@ -131,6 +134,7 @@ class Daemon:
         report = await self.policies.load()
         self._started.policies = report.policies
         self._started.faults = tuple(str(fault) for fault in report.faults)
+        keep_what_is_there()
         self._started.certificate_authority = str(self.configuration.state / "ca" / "ca.crt")
         self.clusters.on_role_change(self._role_changed)
         async with asyncio.TaskGroup() as background:
@@ -342,6 +346,13 @@ class Daemon:
                     end = certificate.current().not_after.timestamp()
                     self.metrics.certificate_expiry.labels(name).set(end)
             await asyncio.sleep(METRICS_SECONDS)
+
+
+def keep_what_is_there() -> None:
+    """Spares the garbage collector what was made so far, which lives as long as the daemon: a look at it takes long."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS)
 
 
 def own_hosts(configuration: Configuration) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from exchanged.doors.messages import check_detail_type, check_grant_type
 from exchanged.errors import MalformedRequest, Reason
@@ -31,15 +31,24 @@ def parse(body: bytes) -> Form:
     Raises:
         MalformedRequest: not a form, or a parameter is repeated.
     """
+    if not body:
+        return {}
+    if body.count(b"&") >= MAX_FIELDS:
+        raise MalformedRequest(Reason.MALFORMED, f"more than {MAX_FIELDS} parameters")
+    form: dict[str, list[str]] = {}
     try:
-        pairs = parse_qsl(body.decode("ascii"), strict_parsing=bool(body), max_num_fields=MAX_FIELDS, errors="strict")
+        for field in body.decode("ascii").split("&"):
+            name, equals, value = field.partition("=")
+            if not equals:
+                raise MalformedRequest(Reason.MALFORMED, "the body is not a form")
+            if "%" in field or "+" in field:
+                name, value = unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")
+            if name in form and name not in REPEATABLE:
+                raise _malformed(Reason.PARAMETER_REPEATED, name)
+            if value:
+                form.setdefault(name, []).append(value)
     except ValueError as error:
         raise MalformedRequest(Reason.MALFORMED, "the body is not a form") from error
-    form: dict[str, list[str]] = {}
-    for name, value in pairs:
-        if name in form and name not in REPEATABLE:
-            raise _malformed(Reason.PARAMETER_REPEATED, name)
-        form.setdefault(name, []).append(value)
     return form
 
 

@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from exchanged.doors import messages
+from exchanged.doors.gathering import Gathering
 from exchanged.doors.status import abort
 from exchanged.errors import Reason, TooManyRequests
 from exchanged.exchange import Exchanger
@@ -42,11 +43,13 @@ class Servicer(exchange_pb2_grpc.TokenExchangeServicer):
         self._clock = clock
         self._most_in_flight = most_in_flight
         self._in_flight = 0
+        self._gathering = Gathering()
 
     async def Exchange(self, request: pb.ExchangeRequest, context: Context) -> pb.ExchangeResponse:  # noqa: N802
         """See the contract."""
 
         async def work(called: RequestContext) -> pb.ExchangeResponse:
+            await self._gathering.join(self._in_flight)
             asked = messages.request(request)
             exchanged = await self._exchanger.exchange(asked, called)
             return messages.response(exchanged, asked.requested_token_type, self._clock())

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from exchanged.doors import form, messages
+from exchanged.doors.gathering import Gathering
 from exchanged.doors.grpc import is_loopback
 from exchanged.doors.status import oauth
 from exchanged.doors.tls import server_context, sync_certificate
@@ -28,6 +29,8 @@ HEADER_SECONDS = 75.0
 """How long an idle connection is kept."""
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 SECURITY = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
+ANSWER = {**NO_STORE, **SECURITY}
+FORM = "application/x-www-form-urlencoded"
 
 Work = Callable[[form.Form, RequestContext], Awaitable[dict[str, Any]]]
 
@@ -66,6 +69,7 @@ class HttpDoor:
         self._most_in_flight = most_in_flight
         self._drain = drain
         self._in_flight = 0
+        self._gathering = Gathering()
 
     async def run(self, started: Callable[[str, int], None]) -> None:
         """Serves until cancelled; `started` is told the address.
@@ -120,7 +124,7 @@ class HttpDoor:
                 source=request.remote or "",
                 door="http",
             )
-            headers = {**NO_STORE, **SECURITY, "X-Request-Id": called.request_id}
+            headers = {**ANSWER, "X-Request-Id": called.request_id}
             if self._in_flight >= self._most_in_flight:
                 error = TooManyRequests(Reason.OVERLOADED, retry_after=RETRY_WHEN_OVERLOADED)
                 status, body, more = oauth(error, called.request_id)
@@ -139,6 +143,7 @@ class HttpDoor:
         return handle
 
     async def _token(self, parameters: form.Form, called: RequestContext) -> dict[str, Any]:
+        await self._gathering.join(self._in_flight)
         asked = form.request(parameters)
         exchanged = await self._exchanger.exchange(asked, called)
         return _response(exchanged, asked.requested_token_type, self._clock())
@@ -196,7 +201,7 @@ class HttpDoor:
 
 
 async def _form(request: web.Request) -> form.Form:
-    if request.content_type != "application/x-www-form-urlencoded":
+    if request.content_type != FORM:
         raise MalformedRequest(Reason.MALFORMED, f"a form is expected, not {request.content_type[:64]}")
     try:
         return form.parse(await request.read())

@@ -2,6 +2,8 @@
 
 from datetime import datetime
 
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from exchanged.errors import MalformedRequest, Reason
 from exchanged.model import (
     AuthorizationDetail,
@@ -63,7 +65,7 @@ def check_detail_type(detail_type: object) -> None:
 def response(exchanged: Exchanged, requested: str | None, now: datetime) -> pb.ExchangeResponse:
     """RFC 8693 §2.2.1."""
     grant = exchanged.grant
-    reply = pb.ExchangeResponse(
+    return pb.ExchangeResponse(
         access_token=exchanged.token.text,
         issued_token_type=issued_type(requested),
         token_type="Bearer",  # noqa: S106 - RFC 6750
@@ -71,10 +73,9 @@ def response(exchanged: Exchanged, requested: str | None, now: datetime) -> pb.E
         scope=scope_of(grant),
         authorization_details=details(grant),
         grant_id=grant.id,
+        expires_at=Timestamp(seconds=int(grant.expires_at.timestamp())),
         cluster=_cluster(exchanged.cluster),
     )
-    reply.expires_at.FromDatetime(grant.expires_at)
-    return reply
 
 
 def introspection(grant: Grant, traits: ClusterTraits) -> pb.IntrospectResponse:

@@ -23,23 +23,29 @@ RETRY = timedelta(seconds=30)
 Rejected = type[SubjectTokenRejected] | type[ActorTokenRejected]
 
 _LIVE = "('intended', 'issued')"
+_LIVE_GRANTS = (
+    "SELECT (SELECT grants FROM live WHERE issuer = ? AND subject = ?), "
+    "(SELECT grants FROM live WHERE issuer = '' AND subject = '')"
+)
 _ENDED = "('failed', 'revoked', 'expired', 'returned')"
 
 
 def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
     """Claims and records a grant; returns the one it replaced (`Store.begin`)."""
     grant, token, now = intent.grant, intent.token, intent.records[0].time
-    single_use = [(party.issuer, party.single_use) for party in intent.parties if party.single_use is not None]
+    single_use = [
+        (micros(party.expires_at), party.issuer, party.single_use)
+        for party in intent.parties
+        if party.single_use is not None
+    ]
     errors: tuple[Rejected, Rejected] = (SubjectTokenRejected, ActorTokenRejected)
     for party, rejected in zip(intent.parties, errors, strict=False):
         _check_not_revoked(db, party, rejected, epoch)
         _check_unused(db, party, rejected)
     _check_bounds(db, intent)
     replaced = _replaceable(db, intent)
-    for party in intent.parties:
-        if party.single_use is not None:
-            until = micros(party.expires_at + KEPT_AFTER_EXPIRY)
-            db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (party.issuer, party.single_use, until, grant.id))
+    for token_of_one_use in single_use:
+        db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (*token_of_one_use, grant.id))
     if single_use and grant.id.endswith(PRUNING_IDS):
         _forget_used(db, now)
     db.execute(
@@ -107,8 +113,11 @@ def end(
     _count_backlog(db, 1)
     if give_back:
         (text,) = db.execute("SELECT decision FROM grants WHERE id = ?", (grant_id,)).fetchone()
-        for issuer, token in codec.single_uses(text):
-            db.execute("DELETE FROM used WHERE issuer = ? AND token = ? AND grant_id = ?", (issuer, token, grant_id))
+        for token_of_one_use in codec.single_uses(text):
+            db.execute(
+                "DELETE FROM used WHERE expires_at = ? AND issuer = ? AND token = ? AND grant_id = ?",
+                (*token_of_one_use, grant_id),
+            )
     append(db, record)
     return grant
 
@@ -174,7 +183,8 @@ def _check_unused(db: sqlite3.Connection, party: Identity, rejected: Rejected) -
     if party.single_use is None:
         return
     row = db.execute(
-        "SELECT grant_id FROM used WHERE issuer = ? AND token = ?", (party.issuer, party.single_use)
+        "SELECT grant_id FROM used WHERE expires_at = ? AND issuer = ? AND token = ?",
+        (micros(party.expires_at), party.issuer, party.single_use),
     ).fetchone()
     if row is not None:
         raise rejected(Reason.TOKEN_REPLAYED, f"used before, for grant {row[0]}")
@@ -183,9 +193,10 @@ def _check_unused(db: sqlite3.Connection, party: Identity, rejected: Rejected) -
 def _check_bounds(db: sqlite3.Connection, intent: Intent) -> None:
     grant, bounds = intent.grant, intent.bounds
     who = (grant.subject.issuer, grant.subject.subject)
-    if _live(db, *who) >= bounds.live_per_subject:
+    of_subject, in_all = db.execute(_LIVE_GRANTS, who).fetchone()
+    if (of_subject or 0) >= bounds.live_per_subject:
         raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_per_subject} live grants of {'/'.join(who)}")
-    if _live(db, "", "") >= bounds.live_in_all:
+    if in_all >= bounds.live_in_all:
         raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_in_all} live grants in all")
     if intent.job_uses and grant.job:
         (made,) = db.execute(
@@ -194,11 +205,6 @@ def _check_bounds(db: sqlite3.Connection, intent: Intent) -> None:
         ).fetchone()
         if made >= intent.job_uses:
             raise _too_many(Reason.JOB_EXHAUSTED, f"job {grant.job} had {made} grants", retry=None)
-
-
-def _live(db: sqlite3.Connection, issuer: str, subject: str) -> int:
-    row = db.execute("SELECT grants FROM live WHERE issuer = ? AND subject = ?", (issuer, subject)).fetchone()
-    return int(row[0]) if row is not None else 0
 
 
 def _too_many(reason: Reason, detail: str, retry: timedelta | None = RETRY) -> TooManyRequests:
@@ -226,8 +232,9 @@ def _replaceable(db: sqlite3.Connection, intent: Intent) -> Grant | None:
 
 def _forget_used(db: sqlite3.Connection, now: datetime) -> None:
     db.execute(
-        "DELETE FROM used WHERE (issuer, token) IN (SELECT issuer, token FROM used WHERE expires_at < ? LIMIT ?)",
-        (micros(now), PRUNED_AT_ONCE),
+        "DELETE FROM used WHERE (expires_at, issuer, token) IN "
+        "(SELECT expires_at, issuer, token FROM used WHERE expires_at < ? LIMIT ?)",
+        (micros(now - KEPT_AFTER_EXPIRY), PRUNED_AT_ONCE),
     )
 
 

@@ -27,6 +27,9 @@ from exchanged.model import (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
+SingleUse = tuple[int, str, str]
+"""A token for one use: its end, its issuer, and its own id."""
+
 GRANT_COLUMNS = (
     "id, state, cluster, policy, issuer, subject, job, created_at, expires_at, decision, credential_id, token_digest, "
     "objects, ended"
@@ -48,7 +51,7 @@ def moment(value: int) -> datetime:
     return _EPOCH + value * _MICROSECOND
 
 
-def decision(grant: Grant, single_use: Sequence[tuple[str, str]]) -> str:
+def decision(grant: Grant, single_use: Sequence[SingleUse]) -> str:
     """The part of a grant that never changes, and the single uses it claims."""
     allowed, plan, actor = grant.allowed, grant.plan, grant.actor
     return _dump(
@@ -83,9 +86,9 @@ def objects(made: tuple[ClusterObject, ...]) -> str:
     return _dump(_objects(made)) if made else "[]"
 
 
-def single_uses(text: str) -> list[tuple[str, str]]:
+def single_uses(text: str) -> list[SingleUse]:
     """What a decision's grant claimed."""
-    return [(issuer, token) for issuer, token in orjson.loads(text)["single_use"]]
+    return [(expires_at, issuer, token) for expires_at, issuer, token in orjson.loads(text)["single_use"]]
 
 
 def grant(row: tuple[Any, ...]) -> Grant:

@@ -131,7 +131,7 @@ class SqliteStore:
 
     async def grant_by_token(self, digest: TokenDigest) -> Grant | None:
         """See `Store.grant_by_token`."""
-        return self._one_grant("token_digest = ?", digest)
+        return self._one_grant("substr(token_digest, 1, 6) = substr(?1, 1, 6) AND token_digest = ?1", digest)
 
     async def grants(self, query: GrantQuery) -> Sequence[Grant]:
         """See `Store.grants`."""

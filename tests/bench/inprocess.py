@@ -17,6 +17,7 @@ import uvloop
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
+from exchanged.app import keep_what_is_there
 from exchanged.authenticate.candidates import Authenticators
 from exchanged.authenticate.jws import Expected
 from exchanged.authenticate.keysets import KeySet
@@ -158,6 +159,7 @@ async def exchange_rate(folder: Path) -> float:
         context = RequestContext(request_id=RequestId("r"), time=now(), source="127.0.0.1", door="grpc")
         await exchanger.exchange(request, context)
 
+    keep_what_is_there()
     seconds = await _in_flight(one, EXCHANGES)
     await store.close()
     return EXCHANGES / seconds
