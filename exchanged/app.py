@@ -4,13 +4,15 @@ import asyncio
 import gc
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from exchanged import __version__
+from exchanged.background import steadily
 from exchanged.clusters import Clusters
 from exchanged.config import AuthorizerDoor as AuthorizerDoorSettings
 from exchanged.config import Configuration, Door
@@ -170,14 +172,15 @@ class Daemon:
         return tuple(reasons)
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
-        return [
-            *(authenticator.run() for authenticator in self.issuers.each),
-            *(mode.run() for mode in self.clusters.modes.values()),
-            self.policies.run(),
-            self.endings.run(),
-            self.keys.run(self._keys_changed),
-            self._set_gauges(),
+        work: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+            *((f"issuer {authenticator.name}", authenticator.run) for authenticator in self.issuers.each),
+            *((f"cluster {name}", mode.run) for name, mode in self.clusters.modes.items()),
+            ("policies", self.policies.run),
+            ("endings", self.endings.run),
+            ("signing keys", partial(self.keys.run, self._keys_changed)),
+            ("gauges", self._set_gauges),
         ]
+        return [steadily(what, each) for what, each in work]
 
     def _doors(self, listening: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
         """The doors, with the certificates they serve; `listening` is set when all of them do."""
@@ -222,12 +225,16 @@ class Daemon:
             http_door.run(started("http")),
             admin.run(),
         ]
-        running.append(self._tell_readiness(grpc_door))
+        running.append(steadily("readiness", partial(self._tell_readiness, grpc_door)))
         if doors.authorizer is not None:
             certificates["authorizer"] = self._certificate(doors.authorizer)
             running.append(self._authorizer(doors.authorizer, certificates["authorizer"], started("authorizer")))
-        running += [certificate.run() for certificate in certificates.values() if certificate is not None]
-        running.append(self._watch_certificates(certificates))
+        running += [
+            steadily(f"certificate {name}", certificate.run)
+            for name, certificate in certificates.items()
+            if certificate is not None
+        ]
+        running.append(steadily("certificates", partial(self._watch_certificates, certificates)))
         return running
 
     def _authorizer(

@@ -9,6 +9,8 @@ from pydantic.alias_generators import to_camel
 
 from exchanged import strict_yaml
 
+OWN_CLUSTER = "exchanged"
+"""The daemon itself as a target, so no cluster may be called that."""
 GRANT_CEILING = timedelta(hours=12)
 """No grant lives longer, whatever a configuration says."""
 TOKEN_REQUEST_FLOOR = timedelta(seconds=600)
@@ -230,6 +232,8 @@ class Configuration(Settings):
 
     @model_validator(mode="after")
     def _names_agree(self) -> Self:
+        if OWN_CLUSTER in self.clusters:
+            raise ValueError(f"clusters.{OWN_CLUSTER}: the name is the daemon's own")
         for name, issuer in self.issuers.items():
             if isinstance(issuer, KubernetesIssuer) and issuer.cluster and issuer.cluster not in self.clusters:
                 raise ValueError(f"issuers.{name}.cluster names {issuer.cluster!r}, which is not under clusters")

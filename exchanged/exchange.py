@@ -206,15 +206,12 @@ class Exchanger:
         in_flight = self._endings.in_flight
         in_flight.add(grant.id)
         try:
-            if grant.plan.objects:
-                # 4. Record the intent: single use, revocations, bounds and the record in one transaction.
-                replaced = await self._begin(case, grant, None)
-                # 5. and 6. Issue, and record it.
-                token = await self._issue(grant, mode)
-            else:
-                # 4. to 6. Nothing is made at the cluster; the token is worth nothing until the store knows it.
-                token = await mode.issue(grant)
-                replaced = await self._begin(case, grant, token)
+            # Where nothing is made at the cluster the token is there first, and worth nothing until the store knows it.
+            ready = await mode.issue(grant) if not grant.plan.objects else None
+            # 4. Record the intent: single use, revocations, bounds and the record in one transaction.
+            replaced = await self._begin(case, grant, ready)
+            # 5. and 6. Issue, and record it.
+            token = await self._issue(grant, mode, ready)
         finally:
             in_flight.discard(grant.id)
         if replaced is not None:
@@ -242,22 +239,27 @@ class Exchanger:
             await self._refuse(refusal, case)
             raise
 
-    async def _issue(self, grant: Grant, mode: ClusterMode) -> IssuedToken:
-        token: IssuedToken | None = None
+    async def _issue(self, grant: Grant, mode: ClusterMode, ready: IssuedToken | None) -> IssuedToken:
+        token = ready
         try:
             # 5. Issue at the cluster; when this returns, the token works.
-            token = await mode.issue(grant)
+            if token is None:
+                token = await mode.issue(grant)
+            # The author must still say what it said: its policy may have changed meanwhile.
+            self._check_author(grant.allowed)
             # 6. Record what was issued, if it may still be.
-            await self._complete(grant, token)
+            if ready is None:
+                await self._complete(grant, token)
         except BaseException as error:
             await self._undo(grant, token, error)
             raise
         return token
 
-    async def _complete(self, grant: Grant, token: IssuedToken) -> None:
-        allowed = grant.allowed
+    def _check_author(self, allowed: Allowed) -> None:
         if self._policies.current.digest_of(allowed.policy) != allowed.policy_digest:
             raise PolicyDenied(Reason.POLICY_CHANGED, f"policy {allowed.policy} changed while the grant was made")
+
+    async def _complete(self, grant: Grant, token: IssuedToken) -> None:
         if not await self._store.complete(grant.id, token, entries.issued(grant, token, self._clock())):
             raise SubjectTokenRejected(Reason.SUBJECT_REVOKED, f"grant {grant.id} was ended while it was made")
 

@@ -221,7 +221,11 @@ def _check_audience(audience: object, expected: Expected) -> None:
 
 def _object(segment: str, name: str) -> dict[str, Any]:
     try:
-        value = _STRICT.decode(_decoded(segment).decode())
+        text = _decoded(segment).decode()
+        value = _STRICT.decode(text)
+        if "\\u" in text:
+            # An escape can spell half of a pair, which is no text: nothing that writes it down or compares it could.
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"the {name} is not JSON") from error
     if not isinstance(value, dict):

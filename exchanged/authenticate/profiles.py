@@ -15,7 +15,8 @@ class Profile:
         used: what policies may match on; None means everything that a token has.
         ignored: known, and of no use here.
         prefix: claims whose names begin so are used too; their names are the owner's own.
-        names: claims that name something by a name that can be given up and taken over, and the claim with its id.
+        names: claims that name something by a name that can be given up and taken over, and the claims with an id, any
+            of which settles whose name it is.
         single_use: a token is good for one exchange; told apart by `jti`.
         job: the claim with the job's own id, or "".
         known: every claim that the profile has heard of.
@@ -26,7 +27,7 @@ class Profile:
     used: frozenset[str] | None
     ignored: frozenset[str] = frozenset()
     prefix: str = "\0"
-    names: Mapping[str, str] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     single_use: bool = False
     job: str = ""
     known: frozenset[str] = field(init=False)
@@ -75,12 +76,12 @@ GITHUB = Profile(
     ignored=frozenset({"jti", "issuer_scope"}),
     prefix="repo_property_",
     names={
-        "repository": "repository_id",
-        "repository_owner": "repository_owner_id",
-        "actor": "actor_id",
-        "enterprise": "enterprise_id",
-        "environment": "environment_node_id",
-        "sub": "repository_id",
+        "repository": ("repository_id",),
+        "repository_owner": ("repository_owner_id", "repository_id"),
+        "actor": ("actor_id",),
+        "enterprise": ("enterprise_id",),
+        "environment": ("environment_node_id", "repository_id"),
+        "sub": ("repository_id",),
     },
     single_use=True,
     job="check_run_id",
@@ -126,12 +127,12 @@ GITLAB = Profile(
     ),
     ignored=frozenset({"jti", "user_email", "user_identities", "target_audience"}),
     names={
-        "project_path": "project_id",
-        "namespace_path": "namespace_id",
-        "user_login": "user_id",
-        "job_project_path": "job_project_id",
-        "job_namespace_path": "job_namespace_id",
-        "sub": "project_id",
+        "project_path": ("project_id",),
+        "namespace_path": ("namespace_id", "project_id"),
+        "user_login": ("user_id",),
+        "job_project_path": ("job_project_id",),
+        "job_namespace_path": ("job_namespace_id", "job_project_id"),
+        "sub": ("project_id",),
     },
     job="job_id",
 )

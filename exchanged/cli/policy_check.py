@@ -84,8 +84,8 @@ def _party(party: CompiledParty, configuration: Configuration | None) -> Iterato
         for name in sorted(listed - profile.used - {"iss", "sub"}):
             yield f"tokens of {party.issuer} have no claim {name} that policies may match on"
     for name in sorted(listed & profile.names.keys()):
-        if profile.names[name] not in listed:
-            yield f"{name} is a name, and names can be taken over; match {profile.names[name]} too"
+        if listed.isdisjoint(profile.names[name]):
+            yield f"{name} is a name, and names can be taken over; match {' or '.join(profile.names[name])} too"
 
 
 def _scope(policy: CompiledPolicy, scope: CompiledScope, configuration: Configuration | None) -> Iterator[str]:

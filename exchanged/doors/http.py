@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,12 +27,14 @@ KEYS_MAX_AGE = 15
 """Seconds. API servers learn of a new key that much later, and no later."""
 HEADER_SECONDS = 75.0
 """How long an idle connection is kept."""
+BODY_SECONDS = 10.0
+"""How long the body of a request may take to come: a form is small, and whoever sends it slowly wants us to wait."""
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 SECURITY = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 ANSWER = {**NO_STORE, **SECURITY}
 FORM = "application/x-www-form-urlencoded"
 
-Work = Callable[[form.Form, RequestContext], Awaitable[dict[str, Any]]]
+Work = Callable[[form.Form, RequestContext], Coroutine[Any, Any, dict[str, Any]]]
 
 
 class HttpDoor:
@@ -118,29 +120,32 @@ class HttpDoor:
         """A form in, JSON out, errors as RFC 6749 §5.2 has them, nothing stored on the way."""
 
         async def handle(request: web.Request) -> web.Response:
-            called = RequestContext(
-                request_id=RequestId(secrets.token_hex(8)),
-                time=self._clock(),
-                source=request.remote or "",
-                door="http",
-            )
-            headers = {**ANSWER, "X-Request-Id": called.request_id}
-            if self._in_flight >= self._most_in_flight:
-                error = TooManyRequests(Reason.OVERLOADED, retry_after=RETRY_WHEN_OVERLOADED)
-                status, body, more = oauth(error, called.request_id)
-                return _json(body, status, {**headers, **more})
-            self._in_flight += 1
+            request_id = RequestId(secrets.token_hex(8))
+            headers = {**ANSWER, "X-Request-Id": request_id}
             try:
-                return _json(await work(await _form(request), called), 200, headers)
+                # Whoever sends slowly holds up nobody: only what has come whole is under way.
+                parameters = await _form(request)
+                called = RequestContext(
+                    request_id=request_id, time=self._clock(), source=request.remote or "", door="http"
+                )
+                return _json(await self._bounded(work(parameters, called)), 200, headers)
             except (web.HTTPException, HttpProcessingError):
                 raise
             except Exception as error:  # noqa: BLE001 - the door: the framework would answer with its own page
-                status, body, more = oauth(error, called.request_id)
+                status, body, more = oauth(error, request_id)
                 return _json(body, status, {**headers, **more})
-            finally:
-                self._in_flight -= 1
 
         return handle
+
+    async def _bounded(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        if self._in_flight >= self._most_in_flight:
+            work.close()
+            raise TooManyRequests(Reason.OVERLOADED, retry_after=RETRY_WHEN_OVERLOADED)
+        self._in_flight += 1
+        try:
+            return await work
+        finally:
+            self._in_flight -= 1
 
     async def _token(self, parameters: form.Form, called: RequestContext) -> dict[str, Any]:
         await self._gathering.join(self._in_flight)
@@ -204,7 +209,11 @@ async def _form(request: web.Request) -> form.Form:
     if request.content_type != FORM:
         raise MalformedRequest(Reason.MALFORMED, f"a form is expected, not {request.content_type[:64]}")
     try:
-        return form.parse(await request.read())
+        async with asyncio.timeout(BODY_SECONDS):
+            body = await request.read()
+        return form.parse(body)
+    except TimeoutError as error:
+        raise MalformedRequest(Reason.MALFORMED, f"the body did not come within {BODY_SECONDS} s") from error
     except web.HTTPRequestEntityTooLarge as error:
         raise MalformedRequest(Reason.PARAMETER_TOO_LONG, "the body is too large") from error
 

@@ -1,11 +1,14 @@
 """TLS for the doors of one event loop: contexts that take up a renewed certificate without dropping a connection."""
 
 import asyncio
+import logging
 import ssl
 import tempfile
 from pathlib import Path
 
 from exchanged.keys.certificates import CertificatePair, ServingCertificate
+
+log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 """How often the current certificate is compared with the one that is served."""
@@ -36,5 +39,9 @@ async def sync_certificate(context: ssl.SSLContext, certificate: ServingCertific
         await asyncio.sleep(LOOK_SECONDS)
         current = certificate.current()
         if current is not served:
-            load(context, current)
-            served = current
+            try:
+                load(context, current)
+            except OSError:
+                log.exception("the renewed certificate cannot be served yet; the one before it is")
+            else:
+                served = current

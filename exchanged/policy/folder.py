@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import watchfiles
 
+from exchanged.errors import ExchangeError
 from exchanged.policy.compiled import CompiledPolicy, Compiler
 from exchanged.policy.index import PolicySet
 from exchanged.policy.load import load_text
@@ -100,6 +102,8 @@ class PolicyFolder:
         self._policies = PolicySet(compiler.conditions)
         self._files: dict[Path, _File] = {}
         self._file_of: dict[str, Path] = {}
+        self._to_tell: deque[LoadReport] = deque()
+        self._told = False
 
     @property
     def current(self) -> PolicySet:
@@ -140,6 +144,8 @@ class PolicyFolder:
                 await self._apply(scanned, whole=whole)
             except OSError:
                 log.exception("policies cannot be read; those in force stay")
+            except ExchangeError as error:
+                log.warning("a load of policies cannot be recorded yet", extra={"detail": error.detail})
 
     async def _changes(self) -> AsyncIterator[set[Path] | None]:
         """The files that changed, or None where everything has to be looked at."""
@@ -188,8 +194,13 @@ class PolicyFolder:
             await self._read(clashed, load)
         await self._settle(load)
         report = self._report(load)
-        if load.changed or load.removed or whole:
-            await self._on_load(report)
+        if load.changed or load.removed or not self._told:
+            self._to_tell.append(report)
+        # Each is on record, be it later: what could not be told stays to be told.
+        while self._to_tell:
+            await self._on_load(self._to_tell[0])
+            self._to_tell.popleft()
+            self._told = True
         return report
 
     async def _read(self, changed: dict[Path, Signature], load: _Load) -> None:

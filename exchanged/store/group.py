@@ -30,6 +30,7 @@ ENOUGH_CHANGES = 32
 
 Result = TypeVar("Result")
 Change = Callable[[sqlite3.Connection], Result]
+Waiting = tuple[Change[Any], asyncio.Future[Any]]
 
 
 class GroupCommit:
@@ -37,7 +38,7 @@ class GroupCommit:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._waiting: deque[tuple[Change[Any], asyncio.Future[Any]]] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._turn: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "store")
         self._closed = False
@@ -69,23 +70,32 @@ class GroupCommit:
         self._thread.shutdown()
 
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
         try:
             while self._waiting:
                 await self._gather()
                 group = [self._waiting.popleft() for _ in range(min(MOST_CHANGES, len(self._waiting)))]
-                try:
-                    answers = self._apply(group)
-                    await loop.run_in_executor(self._thread, self._connection.commit)
-                except Exception as error:
-                    # Whatever it was, nothing of this group is written, and everybody who waits is told.
-                    log.exception("a group of changes could not be written")
-                    self._undo()
-                    failure = StoreUnavailable(Reason.STORE_UNAVAILABLE, f"the store cannot be written: {error}")
-                    answers = [failure] * len(group)
-                _answer(group, answers)
+                if not await self._write(group, alone=len(group) == 1):
+                    # Nothing of the group is written. One of them may be to blame, and fails alone.
+                    for each in group:
+                        await self._write([each], alone=True)
         finally:
             self._turn = None
+
+    async def _write(self, group: list[Waiting], *, alone: bool) -> bool:
+        """Writes a group and answers; False if nothing was written, and not answered either unless `alone`."""
+        loop = asyncio.get_running_loop()
+        try:
+            answers = self._apply(group)
+            await loop.run_in_executor(self._thread, self._connection.commit)
+        except Exception as error:
+            self._undo()
+            if alone:
+                log.exception("a change could not be written")
+                failure = StoreUnavailable(Reason.STORE_UNAVAILABLE, f"the store cannot be written: {error}")
+                _answer(group, [failure] * len(group))
+            return False
+        _answer(group, answers)
+        return True
 
     async def _gather(self) -> None:
         if self._last_size > 1 and len(self._waiting) < ENOUGH_CHANGES and not self._closed:
@@ -98,7 +108,7 @@ class GroupCommit:
             self._enough = None
         self._last_size = min(MOST_CHANGES, len(self._waiting))
 
-    def _apply(self, group: list[tuple[Change[Any], asyncio.Future[Any]]]) -> list[Any]:
+    def _apply(self, group: list[Waiting]) -> list[Any]:
         self._connection.execute("BEGIN IMMEDIATE")
         answers: list[Any] = []
         for change, _ in group:
@@ -118,7 +128,7 @@ def _finish(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _answer(group: list[tuple[Change[Any], asyncio.Future[Any]]], answers: list[Any]) -> None:
+def _answer(group: list[Waiting], answers: list[Any]) -> None:
     for (_, done), answer in zip(group, answers, strict=True):
         if done.cancelled():
             continue

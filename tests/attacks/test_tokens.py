@@ -123,6 +123,8 @@ ATTACKS: dict[str, tuple[Callable[[], str], Reason]] = {
     "a name twice": (lambda: _raw({"alg": "RS256"}, b'{"iss": "https://ci.example", "iss": "x"}'), MALFORMED),
     "not a number": (lambda: _raw({"alg": "RS256"}, b'{"iss": "https://ci.example", "exp": NaN}'), MALFORMED),
     "bytes that are no text": (lambda: _raw({"alg": "RS256"}, b"\xff\xfe"), MALFORMED),
+    "half of a character": (lambda: _raw({"alg": "RS256"}, b'{"iss": "x", "x": "\\ud800"}'), MALFORMED),
+    "half of a character, as a name": (lambda: _raw({"alg": "RS256", "\udc00": 1}, ISSUER.claims()), MALFORMED),
     "claims that are a list": (lambda: _raw({"alg": "RS256"}, b"[1]"), MALFORMED),
     "nothing": (lambda: "", MALFORMED),
     "an issuer that is not configured": (
@@ -174,6 +176,7 @@ async def test_what_is_right_is_accepted() -> None:
         assert (found.issuer, found.subject) == (issuer.url, "somebody")
     assert (await _authenticate(ISSUER.token(aud=[ISSUER.audience, "x"]), allow_several_audiences=True)).subject
     assert (await _authenticate(ISSUER.token(exp=_now() - 10, iat=_now() - 600, nbf=None))).subject
+    assert (await _authenticate(ISSUER.token(ref="escaped \N{GRINNING FACE}"))).subject
 
 
 async def test_verified_refusals_say_so() -> None:

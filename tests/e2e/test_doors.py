@@ -142,3 +142,27 @@ def test_the_socket_is_the_owners(tmp_path: Path) -> None:
             assert path.stat().st_mode & 0o777 == 0o600
             assert (daemon.folder / "state").stat().st_mode & 0o777 == 0o700
         assert not path.exists()
+
+
+def test_whoever_sends_slowly_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bodies that do not come take no place of those that do."""
+    monkeypatch.setenv("PYTHONWARNINGS", "default")
+    with FakeIssuer.served(tmp_path / "issuer") as issuer:
+        daemon = _daemon(tmp_path / "d", issuer, limits={"requestsInFlight": 2})
+        trusting = ssl.create_default_context
+        with daemon.running():
+            context = trusting(cafile=daemon.ca)
+            slow = [http.client.HTTPSConnection("127.0.0.1", daemon.ports["http"], context=context) for _ in range(4)]
+            for connection in slow:
+                connection.putrequest("POST", "/token")
+                connection.putheader("Content-Type", "application/x-www-form-urlencoded")
+                connection.putheader("Content-Length", "1000")
+                connection.endheaders(b"grant_type=")
+            quick = http.client.HTTPSConnection("127.0.0.1", daemon.ports["http"], context=context)
+            quick.request("POST", "/introspect", "token=x", {"Content-Type": "application/x-www-form-urlencoded"})
+            reply = quick.getresponse()
+            assert (reply.status, reply.read()) == (200, b'{"active":false}')
+            reply = slow[0].getresponse()
+            assert (reply.status, b"MALFORMED" in reply.read()) == (400, True)
+            for connection in (*slow, quick):
+                connection.close()

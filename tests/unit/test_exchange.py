@@ -158,6 +158,20 @@ async def test_a_policy_that_changed_meanwhile_grants_nothing(made: World) -> No
     assert await made.kinds() == ["intended", "failed", "withdrawn"]
 
 
+async def test_a_policy_that_changed_meanwhile_grants_nothing_where_nothing_is_made(made: World) -> None:
+    """The same where one transaction records intent and outcome: the token stays here, and its grant ends."""
+    made.mode.at_cluster = False
+    made.mode.gate, made.mode.reached = asyncio.Event(), asyncio.Event()
+    exchange = asyncio.create_task(made.exchanger.exchange(made.request(), made.context()))
+    await made.mode.reached.wait()
+    made.policies.current.remove("deploy-web")
+    made.mode.gate.set()
+    with pytest.raises(PolicyDenied) as refused:
+        await exchange
+    assert refused.value.reason is Reason.POLICY_CHANGED
+    assert await made.kinds() == ["intended", "issued", "failed", "withdrawn"]
+
+
 async def test_a_caller_that_hangs_up_cancels_nothing_and_gets_nothing(made: World) -> None:
     """What was begun is finished, and the token that nobody waits for ends."""
     for fails in (False, True):

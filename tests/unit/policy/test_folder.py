@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from exchanged.errors import LogUnavailable, Reason
 from exchanged.policy import folder as module
 from exchanged.policy.compiled import Compiler
 from exchanged.policy.folder import LoadReport, PolicyFolder
@@ -182,19 +183,19 @@ async def test_many_files_let_exchanges_by(tmp_path: Path, monkeypatch: pytest.M
 
 
 async def test_nothing_new_is_no_news(tmp_path: Path) -> None:
-    """A rescan reports; a notice about nothing, and the same fault again, do not."""
+    """A rescan that finds nothing, a notice about nothing, and the same fault again are not reported."""
     (tmp_path / "bad.yaml").write_text("kind: Nonsense")
     (tmp_path / "good.yaml").write_text(policy("a"))
     made = Watched(tmp_path)
     made.folder._progress = None
     await made.folder.load()
     await made.folder.load()
-    assert [report.changed for report in made.reports] == [("bad.yaml", "good.yaml"), ()]
+    assert [report.changed for report in made.reports] == [("bad.yaml", "good.yaml")]
     (tmp_path / "good.yaml").write_text(policy("b"))
     same = module._signatures([tmp_path / "good.yaml"])
     await made.folder._apply(same, whole=False)
     await made.folder._apply(same, whole=False)
-    assert [report.changed for report in made.reports[2:]] == [("good.yaml",)]
+    assert [report.changed for report in made.reports[1:]] == [("good.yaml",)]
 
 
 @asynccontextmanager
@@ -332,3 +333,21 @@ async def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     await made.folder.load()
     assert made.names() == {"a2"}
+
+
+async def test_a_load_that_cannot_be_recorded_is_recorded_later(tmp_path: Path) -> None:
+    """Every load is a record: what the store could not take is told with the next look, and nothing is told twice."""
+    (tmp_path / "a.yaml").write_text(policy("a"))
+    made = Watched(tmp_path)
+    note, made.folder._on_load = made.folder._on_load, _unavailable
+    with pytest.raises(LogUnavailable):
+        await made.folder.load()
+    made.folder._on_load = note
+    (tmp_path / "b.yaml").write_text(policy("b"))
+    await made.folder.load()
+    await made.folder.load()
+    assert [report.changed for report in made.reports] == [("a.yaml",), ("b.yaml",)]
+
+
+async def _unavailable(_: LoadReport) -> None:
+    raise LogUnavailable(Reason.LOG_UNAVAILABLE, "told to fail")

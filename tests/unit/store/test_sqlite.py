@@ -152,6 +152,23 @@ async def test_a_bug_in_a_change_is_told_and_survived(tmp_path: Path, caplog: py
     await store.close()
 
 
+async def test_a_bug_in_one_change_fails_alone(tmp_path: Path) -> None:
+    """Those who happened to be in one group with it are written all the same."""
+    store = SqliteStore.open(tmp_path)
+
+    def broken(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO meta VALUES ('half', 'done')")
+        raise TypeError("a bug")
+
+    results = await asyncio.gather(
+        store.append(RECORD), store._group.run(broken), store.append(RECORD), return_exceptions=True
+    )
+    assert [type(result) for result in results] == [type(None), StoreUnavailable, type(None)]
+    assert await store.last_sequence() == 2
+    assert store._writer.execute("SELECT * FROM meta WHERE name = 'half'").fetchone() is None
+    await store.close()
+
+
 async def test_an_unreadable_store_says_so(tmp_path: Path) -> None:
     """A read that fails is told as unavailable."""
     store = SqliteStore.open(tmp_path)
