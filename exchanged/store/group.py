@@ -74,28 +74,24 @@ class GroupCommit:
             while self._waiting:
                 await self._gather()
                 group = [self._waiting.popleft() for _ in range(min(MOST_CHANGES, len(self._waiting)))]
-                if not await self._write(group, alone=len(group) == 1):
-                    # Nothing of the group is written. One of them may be to blame, and fails alone.
-                    for each in group:
-                        await self._write([each], alone=True)
+                await self._write(group)
         finally:
             self._turn = None
 
-    async def _write(self, group: list[Waiting], *, alone: bool) -> bool:
-        """Writes a group and answers; False if nothing was written, and not answered either unless `alone`."""
-        loop = asyncio.get_running_loop()
+    async def _write(self, group: list[Waiting]) -> None:
+        """Writes a group, or nothing of it. Where a group fails, one of it may be to blame: each is tried alone then."""
         try:
             answers = self._apply(group)
-            await loop.run_in_executor(self._thread, self._connection.commit)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.commit)
         except Exception as error:
             self._undo()
-            if alone:
-                log.exception("a change could not be written")
-                failure = StoreUnavailable(Reason.STORE_UNAVAILABLE, f"the store cannot be written: {error}")
-                _answer(group, [failure] * len(group))
-            return False
+            if len(group) > 1:
+                for each in group:
+                    await self._write([each])
+                return
+            log.exception("a change could not be written")
+            answers = [StoreUnavailable(Reason.STORE_UNAVAILABLE, f"the store cannot be written: {error}")]
         _answer(group, answers)
-        return True
 
     async def _gather(self) -> None:
         if self._last_size > 1 and len(self._waiting) < ENOUGH_CHANGES and not self._closed:
