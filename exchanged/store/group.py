@@ -79,7 +79,7 @@ class GroupCommit:
             self._turn = None
 
     async def _write(self, group: list[Waiting]) -> None:
-        """Writes a group, or nothing of it. Where a group fails, one of it may be to blame: each is tried alone then."""
+        """Writes a group, or nothing of it. Where a group fails, one may be to blame: each is tried alone then."""
         try:
             answers = self._apply(group)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.commit)

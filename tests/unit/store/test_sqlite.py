@@ -11,6 +11,7 @@ import pytest
 from exchanged.errors import LogUnavailable, StoreUnavailable, SubjectTokenRejected
 from exchanged.log.record import Record, RecordKind
 from exchanged.model import GrantState
+from exchanged.store import changes
 from exchanged.store.sqlite import FILE, SqliteStore, StoreInUse
 from tests.grants import NOW, PROD, identity, intent
 
@@ -166,6 +167,26 @@ async def test_a_bug_in_one_change_fails_alone(tmp_path: Path) -> None:
     assert [type(result) for result in results] == [type(None), StoreUnavailable, type(None)]
     assert await store.last_sequence() == 2
     assert store._writer.execute("SELECT * FROM meta WHERE name = 'half'").fetchone() is None
+    await store.close()
+
+
+async def test_a_change_that_fails_is_not_tried_behind_its_callers_back(tmp_path: Path) -> None:
+    """Who was told that nothing was written can rely on it, and the next one is written."""
+    store = SqliteStore.open(tmp_path)
+    tries = 0
+
+    def fails_once(db: sqlite3.Connection) -> None:
+        nonlocal tries
+        tries += 1
+        changes.append(db, RECORD)
+        if tries == 1:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    with pytest.raises(StoreUnavailable):
+        await store._group.run(fails_once)
+    async with asyncio.timeout(5):
+        await store.append(RECORD)
+    assert (tries, await store.last_sequence()) == (1, 1)
     await store.close()
 
 
