@@ -36,11 +36,17 @@ class PresentedToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnverifiedToken:
-    """What a token says of itself. Good for choosing whom to ask about it, and for nothing else."""
+    """What a token says of itself. Good for choosing whom to ask about it, and for nothing else.
+
+    Attributes:
+        message: what the signature is over, and `signature` what is said to be it (RFC 7515 §5.2).
+    """
 
     presented: PresentedToken
     header: Claims
     claims: Claims = field(repr=False)
+    message: bytes = field(repr=False)
+    signature: bytes = field(repr=False)
 
 
 class TokenType(StrEnum):
@@ -302,10 +308,11 @@ class IssuedToken:
     credential_id: str
     token_type: TokenType = TokenType.JWT
     objects: tuple[ClusterObject, ...] = ()
+    digest: TokenDigest = field(init=False)
+    """The SHA-256 of the token's text."""
 
-    def digest(self) -> TokenDigest:
-        """The SHA-256 of the token's text."""
-        return PresentedToken(text=self.text).digest()
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "digest", PresentedToken(text=self.text).digest())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

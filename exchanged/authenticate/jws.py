@@ -10,13 +10,16 @@
 
 import binascii
 import json
-import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 import jwt
+import orjson
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -35,12 +38,18 @@ SMALLEST_RSA_KEY = 2_048
 MAX_KEYS = 100
 """Keys of one set that are looked at."""
 
-_COMPACT = re.compile(r"[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{2,}\.[A-Za-z0-9_-]{2,}")
+KNOWN_HEADERS = 64
+"""Headers that need not be read again: an issuer's tokens have one for each of its keys."""
+
 _LEADS_ELSEWHERE: Final = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc"})
 _RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 _SIGNATURES = jwt.PyJWS()
-_STANDARD = bytes.maketrans(b"-_", b"+/")
+_PADDING: Final = (b"", b"===", b"==", b"=")
+_ALPHANUMERIC = (string.ascii_letters + string.digits).encode()
+_TO_STANDARD: Final = {**{byte: byte for byte in _ALPHANUMERIC}, ord("-"): ord("+"), ord("_"): ord("/")}
+_STANDARD: Final = bytes(_TO_STANDARD.get(byte, ord("!")) for byte in range(256))
+"""From the URL's alphabet to the standard one; what is not in it becomes what no decoder takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +82,18 @@ def unverified(token: PresentedToken) -> UnverifiedToken:
     # 1. Form and size, before anything is decoded.
     if len(token.text) > MAX_TOKEN:
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"longer than {MAX_TOKEN} characters")
-    if _COMPACT.fullmatch(token.text) is None:
-        raise TokenRefused(Reason.TOKEN_MALFORMED, "not a compact JWS")
-    header, claims, _ = token.text.split(".")
+    try:
+        message, _, signature = token.text.encode("ascii").rpartition(b".")
+        header, claims = message.split(b".")
+        signed = _decoded(signature)
+    except ValueError as error:
+        raise TokenRefused(Reason.TOKEN_MALFORMED, "not a compact JWS") from error
+    if not signed:
+        raise TokenRefused(Reason.TOKEN_MALFORMED, "not signed")
     # 2. Two JSON objects.
-    return UnverifiedToken(presented=token, header=_object(header, "header"), claims=_object(claims, "claims"))
+    return UnverifiedToken(
+        presented=token, header=_header(header), claims=_object(claims, "claims"), message=message, signature=signed
+    )
 
 
 def verify(
@@ -91,9 +107,9 @@ def verify(
         TokenRefused: with the first thing that is wrong.
     """
     # 3. Nothing that leads elsewhere: whoever follows a token's own key or URL asks the thief for the key.
-    for name in token.header:
-        if name in _LEADS_ELSEWHERE:
-            raise TokenRefused(Reason.TOKEN_MALFORMED, f"the header has {name!r}")
+    if not _LEADS_ELSEWHERE.isdisjoint(token.header):
+        names = ", ".join(sorted(_LEADS_ELSEWHERE.intersection(token.header)))
+        raise TokenRefused(Reason.TOKEN_MALFORMED, f"the header has {names}")
     # A token of another kind (a logout token, say) is not one of these, whoever signed it (RFC 8725 §3.11).
     if str(token.header.get("typ", "JWT")).upper() != "JWT":
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"of type {_shown(token.header['typ'])}")
@@ -201,10 +217,8 @@ def _is_signed(token: UnverifiedToken, key: VerificationKey, algorithm: str) -> 
 
     Its own decoding would look at the token a second time, character by character, for more than the signature costs.
     """
-    message, _, signature = token.presented.text.rpartition(".")
     try:
-        raw = _decoded(signature)
-        return _SIGNATURES.get_algorithm_by_name(algorithm).verify(message.encode("ascii"), key.key, raw)
+        return _SIGNATURES.get_algorithm_by_name(algorithm).verify(token.message, key.key, token.signature)
     except (jwt.PyJWTError, ValueError, TypeError):
         return False
 
@@ -219,24 +233,26 @@ def _check_audience(audience: object, expected: Expected) -> None:
         raise TokenRefused(Reason.TOKEN_AUDIENCE, "made out to several audiences", verified=True)
 
 
-def _object(segment: str, name: str) -> dict[str, Any]:
+@lru_cache(maxsize=KNOWN_HEADERS)
+def _header(segment: bytes) -> Claims:
+    return MappingProxyType(_object(segment, "header"))
+
+
+def _object(segment: bytes, name: str) -> dict[str, Any]:
     try:
-        text = _decoded(segment).decode()
-        value = _STRICT.decode(text)
-        if "\\u" in text:
-            # An escape can spell half of a pair, which is no text: nothing that writes it down or compares it could.
-            json.dumps(value, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        value = _STRICT.decode(_decoded(segment).decode())
+        # What cannot be written down again is not for us: half of a character, numbers and depths beyond all bounds.
+        orjson.dumps(value)
+    except (ValueError, TypeError, RecursionError) as error:
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"the {name} is not JSON") from error
     if not isinstance(value, dict):
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"the {name} is not a JSON object")
     return value
 
 
-def _decoded(segment: str) -> bytes:
-    """Base64url without padding (RFC 7515 §2); the form of the whole token is checked already."""
-    raw = segment.encode("ascii").translate(_STANDARD) + b"=" * (-len(segment) % 4)
-    return binascii.a2b_base64(raw, strict_mode=True)
+def _decoded(segment: bytes) -> bytes:
+    """Base64url without padding (RFC 7515 §2)."""
+    return binascii.a2b_base64(segment.translate(_STANDARD) + _PADDING[len(segment) % 4], strict_mode=True)
 
 
 def _unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

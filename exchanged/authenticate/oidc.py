@@ -74,8 +74,10 @@ def usable(claims: Claims, profile: Profile) -> dict[str, Any]:
     """The claims that policies may match on, with `iss` and `sub`."""
     if profile.used is None:
         return dict(claims)
-    usable, prefix = profile.usable, profile.prefix
-    return {name: value for name, value in claims.items() if name in usable or name.startswith(prefix)}
+    found = {name: value for name, value in claims.items() if name in profile.usable}
+    if not claims.keys() <= profile.known:
+        found |= {name: value for name, value in claims.items() if name.startswith(profile.prefix)}
+    return found
 
 
 def unknown(claims: Claims, profile: Profile) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ def intended(grant: Grant, parties: tuple[Identity, ...], request: ExchangeReque
 
 def issued(grant: Grant, token: IssuedToken, at: datetime) -> Record:
     """The record of outcome: the credential's id, the SHA-256 of its text, and what was made."""
-    body: dict[str, Any] = {"credential_id": token.credential_id, "token_sha256": token.digest().hex()}
+    body: dict[str, Any] = {"credential_id": token.credential_id, "token_sha256": token.digest.hex()}
     if token.objects:
         body["objects"] = [_object(made) for made in token.objects]
     return Record(kind=RecordKind.ISSUED, time=at, request_id=grant.request_id, grant_id=grant.id, body=body)

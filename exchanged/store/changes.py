@@ -65,7 +65,7 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
             micros(grant.expires_at),
             codec.decision(grant, single_use),
             token.credential_id if token else "",
-            token.digest() if token else None,
+            token.digest if token else None,
             codec.objects(token.objects if token else ()),
         ),
     )
@@ -84,7 +84,7 @@ def complete(db: sqlite3.Connection, grant_id: GrantId, token: IssuedToken, reco
     changed = db.execute(
         "UPDATE grants SET state = 'issued', credential_id = ?, token_digest = ?, objects = ? "
         "WHERE id = ? AND state = 'intended'",
-        (token.credential_id, token.digest(), codec.objects(token.objects), grant_id),
+        (token.credential_id, token.digest, codec.objects(token.objects), grant_id),
     ).rowcount
     if changed:
         append(db, record)

@@ -39,7 +39,7 @@ async def _issued(store: Store, made: Intent | None = None) -> Grant:
     await store.begin(made)
     given = token()
     assert await store.complete(made.grant.id, given, entries.issued(made.grant, given, NOW))
-    found = await store.grant_by_token(given.digest())
+    found = await store.grant_by_token(given.digest)
     assert found is not None
     return found
 
@@ -72,7 +72,7 @@ async def _issued_token(store: Store, made: Intent) -> Grant:
     given = token()
     assert await store.complete(made.grant.id, given, entries.issued(made.grant, given, NOW))
     assert not await store.complete(made.grant.id, given, entries.issued(made.grant, given, NOW))
-    found = await store.grant_by_token(given.digest())
+    found = await store.grant_by_token(given.digest)
     assert found is not None
     assert found.credential_id == given.credential_id
     return found
@@ -84,10 +84,10 @@ async def test_a_grant_whose_token_is_there_is_issued_at_once(store: Store) -> N
     asked = intent(who)
     made = replace(asked, token=given, records=(*asked.records, entries.issued(asked.grant, given, NOW)))
     assert await store.begin(made) is None
-    found = await store.grant_by_token(given.digest())
+    found = await store.grant_by_token(given.digest)
     assert found is not None
     assert found == replace(
-        made.grant, state=GrantState.ISSUED, credential_id=given.credential_id, token_digest=given.digest()
+        made.grant, state=GrantState.ISSUED, credential_id=given.credential_id, token_digest=given.digest
     )
     again = replace(made, grant=grant(), token=token())
     with pytest.raises(SubjectTokenRejected):
@@ -107,7 +107,7 @@ async def test_a_grant_that_was_ended_meanwhile_is_not_issued(store: Store) -> N
     assert await _end(store, made.grant) is not None
     given = token()
     assert not await store.complete(made.grant.id, given, entries.issued(made.grant, given, NOW))
-    assert await store.grant_by_token(given.digest()) is None
+    assert await store.grant_by_token(given.digest) is None
 
 
 async def test_actors_and_everything_else_come_back(store: Store) -> None:
