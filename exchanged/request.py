@@ -64,10 +64,13 @@ def _check_tokens(request: ExchangeRequest) -> None:
 
 
 def _check_values(name: str, values: tuple[str, ...], most: int) -> None:
-    if len(values) > most or any(len(value) > VALUE_LENGTH for value in values):
+    if len(values) > most:
         raise _malformed(Reason.PARAMETER_TOO_LONG, name)
-    if not all(value.isprintable() for value in values):
-        raise _malformed(Reason.MALFORMED, name)
+    for value in values:
+        if len(value) > VALUE_LENGTH:
+            raise _malformed(Reason.PARAMETER_TOO_LONG, name)
+        if not value.isprintable():
+            raise _malformed(Reason.MALFORMED, name)
 
 
 def _malformed(reason: Reason, parameter: str) -> MalformedRequest:

@@ -23,10 +23,16 @@ RETRY = timedelta(seconds=30)
 Rejected = type[SubjectTokenRejected] | type[ActorTokenRejected]
 
 _LIVE = "('intended', 'issued')"
-_LIVE_GRANTS = (
-    "SELECT (SELECT grants FROM live WHERE issuer = ? AND subject = ?), "
-    "(SELECT grants FROM live WHERE issuer = '' AND subject = '')"
+_REVOKED_OR_USED = (
+    "SELECT (SELECT at FROM revoked_subjects WHERE issuer = ?1 AND subject = ?2), "
+    "(SELECT grant_id FROM used WHERE expires_at = ?3 AND issuer = ?1 AND token = ?4)"
 )
+_GRANTS_OF = (
+    "SELECT (SELECT grants FROM live WHERE issuer = ?1 AND subject = ?2), "
+    "(SELECT grants FROM live WHERE issuer = '' AND subject = ''), "
+    "(SELECT count(*) FROM grants WHERE issuer = ?1 AND job = ?3 AND job <> '' AND outcome IS NOT 'failed')"
+)
+_RECORD = "INSERT INTO records (time, kind, grant_id, request_id, body) VALUES (?, ?, ?, ?, ?)"
 _ENDED = "('failed', 'revoked', 'expired', 'returned')"
 
 
@@ -40,8 +46,9 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
     ]
     errors: tuple[Rejected, Rejected] = (SubjectTokenRejected, ActorTokenRejected)
     for party, rejected in zip(intent.parties, errors, strict=False):
-        _check_not_revoked(db, party, rejected, epoch)
-        _check_unused(db, party, rejected)
+        _check_token(db, party, rejected, epoch)
+    if len(set(single_use)) < len(single_use):
+        raise ActorTokenRejected(Reason.TOKEN_REPLAYED, "the subject token again")
     _check_bounds(db, intent)
     replaced = _replaceable(db, intent)
     for token_of_one_use in single_use:
@@ -70,8 +77,7 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
         ),
     )
     _count(db, grant.subject.issuer, grant.subject.subject, 1)
-    for record in intent.records:
-        append(db, record)
+    db.executemany(_RECORD, map(codec.record_row, intent.records))
     if replaced is not None and replaced.state in {GrantState.INTENDED, GrantState.ISSUED}:
         why = f"replaced by {grant.id}"
         record = entries.ended(replaced.id, GrantState.REVOKED, why, by="holder", at=now)
@@ -165,46 +171,32 @@ def new_epoch(db: sqlite3.Connection, at: datetime, record: Record) -> int:
 
 def append(db: sqlite3.Connection, record: Record) -> None:
     """Writes one record."""
-    db.execute(
-        "INSERT INTO records (time, kind, grant_id, request_id, body) VALUES (?, ?, ?, ?, ?)", codec.record_row(record)
-    )
+    db.execute(_RECORD, codec.record_row(record))
 
 
-def _check_not_revoked(db: sqlite3.Connection, party: Identity, rejected: Rejected, epoch: int) -> None:
+def _check_token(db: sqlite3.Connection, party: Identity, rejected: Rejected, epoch: int) -> None:
+    """Not revoked since it was issued, and not used before if it is for one use."""
     issued = micros(party.issued_at)
-    row = db.execute(
-        "SELECT at FROM revoked_subjects WHERE issuer = ? AND subject = ?", (party.issuer, party.subject)
+    revoked_at, used_for = db.execute(
+        _REVOKED_OR_USED, (party.issuer, party.subject, micros(party.expires_at), party.single_use)
     ).fetchone()
-    if issued <= epoch or (row is not None and issued <= row[0]):
+    if issued <= epoch or (revoked_at is not None and issued <= revoked_at):
         raise rejected(Reason.SUBJECT_REVOKED, f"tokens of {party.issuer}/{party.subject} up to now are revoked")
-
-
-def _check_unused(db: sqlite3.Connection, party: Identity, rejected: Rejected) -> None:
-    if party.single_use is None:
-        return
-    row = db.execute(
-        "SELECT grant_id FROM used WHERE expires_at = ? AND issuer = ? AND token = ?",
-        (micros(party.expires_at), party.issuer, party.single_use),
-    ).fetchone()
-    if row is not None:
-        raise rejected(Reason.TOKEN_REPLAYED, f"used before, for grant {row[0]}")
+    if used_for is not None:
+        raise rejected(Reason.TOKEN_REPLAYED, f"used before, for grant {used_for}")
 
 
 def _check_bounds(db: sqlite3.Connection, intent: Intent) -> None:
-    grant, bounds = intent.grant, intent.bounds
-    who = (grant.subject.issuer, grant.subject.subject)
-    of_subject, in_all = db.execute(_LIVE_GRANTS, who).fetchone()
+    bounds, who = intent.bounds, intent.grant.subject
+    job = intent.grant.job if intent.job_uses else ""
+    of_subject, in_all, of_job = db.execute(_GRANTS_OF, (who.issuer, who.subject, job)).fetchone()
     if (of_subject or 0) >= bounds.live_per_subject:
-        raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_per_subject} live grants of {'/'.join(who)}")
+        detail = f"{bounds.live_per_subject} live grants of {who.issuer}/{who.subject}"
+        raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, detail)
     if in_all >= bounds.live_in_all:
         raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_in_all} live grants in all")
-    if intent.job_uses and grant.job:
-        (made,) = db.execute(
-            "SELECT count(*) FROM grants WHERE issuer = ? AND job = ? AND job <> '' AND outcome IS NOT 'failed'",
-            (grant.subject.issuer, grant.job),
-        ).fetchone()
-        if made >= intent.job_uses:
-            raise _too_many(Reason.JOB_EXHAUSTED, f"job {grant.job} had {made} grants", retry=None)
+    if job and of_job >= intent.job_uses:
+        raise _too_many(Reason.JOB_EXHAUSTED, f"job {job} had {of_job} grants", retry=None)
 
 
 def _too_many(reason: Reason, detail: str, retry: timedelta | None = RETRY) -> TooManyRequests:

@@ -51,6 +51,16 @@ async def _end(
     return await store.end(ended.id, state, "test", record, give_back=back)
 
 
+async def test_one_token_is_not_two_proofs(store: Store) -> None:
+    """A token for one use is not subject and actor at once, and the refusal leaves nothing behind."""
+    who = identity()
+    with pytest.raises(ActorTokenRejected) as refused:
+        await store.begin(intent(who, who))
+    assert refused.value.reason is Reason.TOKEN_REPLAYED
+    assert await store.last_sequence() == 0
+    assert await store.begin(intent(who)) is None
+
+
 async def test_a_grant_goes_through_its_states(store: Store) -> None:
     """Intended, issued, revoked, withdrawn: each once, each with its record, and nothing of it is lost."""
     made = intent()
