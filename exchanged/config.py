@@ -1,13 +1,24 @@
-"""The daemon's settings: one YAML file, strict; each class is also its JSON Schema (`exchanged config schema`)."""
+"""The daemon's settings: one YAML file, strict; each class is also its JSON Schema (`exchanged config schema`).
 
+What keys say together is looked at where the file is read, in `contradictions.py`: there every fault has its line.
+"""
+
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+)
 from pydantic.alias_generators import to_camel
-
-from exchanged import strict_yaml
 
 OWN_CLUSTER = "exchanged"
 """The daemon itself as a target, so no cluster may be called that."""
@@ -16,28 +27,35 @@ GRANT_CEILING = timedelta(hours=12)
 TOKEN_REQUEST_FLOOR = timedelta(seconds=600)
 """Kubernetes issues no service account token for less."""
 
-SettingsT = TypeVar("SettingsT", bound="Settings")
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = r"^[0-9]{1,6}[smhd]$"
+"""Six digits of days are 2,700 years; more would be beyond what a date can be."""
 
 
 def _duration(value: object) -> object:
-    if isinstance(value, str) and value[-1:] in _UNITS and value[:-1].isdigit():
+    if isinstance(value, str) and re.fullmatch(_DURATION, value):
         return timedelta(seconds=int(value[:-1]) * _UNITS[value[-1]])
     if isinstance(value, timedelta):
         return value
     raise ValueError("a duration is a whole number with s, m, h or d: 90s, 15m, 1h")
 
 
+def _within_ceiling(value: timedelta) -> timedelta:
+    if value > GRANT_CEILING:
+        raise ValueError("is over the ceiling of 12h")
+    return value
+
+
 Duration = Annotated[
     timedelta,
-    BeforeValidator(_duration, json_schema_input_type=Annotated[str, StringConstraints(pattern=r"^\d+[smhd]$")]),
+    BeforeValidator(_duration, json_schema_input_type=Annotated[str, StringConstraints(pattern=_DURATION)]),
 ]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")]
 """A DNS label of at most 40 characters: it becomes part of names at clusters."""
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[^\s?#]+$")]
-Address = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):\d{1,5}$")]
+_PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+Address = Annotated[str, StringConstraints(pattern=rf"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):{_PORT}$")]
 """host:port; port 0 lets the kernel choose."""
 
 
@@ -63,7 +81,7 @@ class Door(Settings):
 
     listen: Address
     tls: Tls | None = None
-    plaintext: bool = False
+    plaintext: StrictBool = False
 
 
 class AuthorizerDoor(Settings):
@@ -93,12 +111,6 @@ class Keys(Settings):
     refresh: Duration = timedelta(minutes=10)
     stale_limit: Duration = timedelta(hours=1)
 
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.jwks_url and self.file:
-            raise ValueError("give jwksUrl or file, not both")
-        return self
-
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
 
@@ -106,7 +118,7 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 class _Issuer(Settings):
     issuer: HttpsUrl
     audience: str | None = None
-    allow_several_audiences: bool = False
+    allow_several_audiences: StrictBool = False
     algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "ES256"), min_length=1)
     max_lifetime: Duration = timedelta(hours=1)
     leeway: Duration = timedelta(seconds=30)
@@ -118,9 +130,9 @@ class OidcIssuer(_Issuer):
 
     type: Literal["oidc"]
     profile: Literal["github", "gitlab", "plain"] = "plain"
-    job_uses: int = Field(default=32, ge=1, le=10_000)
-    single_use: bool | None = None
-    person: bool = False
+    job_uses: StrictInt = Field(default=32, ge=1, le=10_000)
+    single_use: StrictBool | None = None
+    person: StrictBool = False
 
 
 class KubernetesIssuer(_Issuer):
@@ -132,12 +144,6 @@ class KubernetesIssuer(_Issuer):
     cluster: Name | None = None
     max_lifetime: Duration = timedelta(hours=24)
 
-    @model_validator(mode="after")
-    def _review_needs_a_cluster(self) -> Self:
-        if self.verification != "offline" and self.cluster is None:
-            raise ValueError("verification by TokenReview needs `cluster`, the cluster to ask")
-        return self
-
 
 Issuer = Annotated[OidcIssuer | KubernetesIssuer, Field(discriminator="type")]
 
@@ -148,12 +154,6 @@ class Credential(Settings):
     token_file: Path | None = None
     kubeconfig: Path | None = None
     context: str | None = None
-
-    @model_validator(mode="after")
-    def _one(self) -> Self:
-        if (self.token_file is None) == (self.kubeconfig is None):
-            raise ValueError("give exactly one of tokenFile and kubeconfig")
-        return self
 
 
 BreedingClass = Literal["workloads", "secrets", "exec", "tokens", "rbac", "impersonate", "wildcard", "nodes"]
@@ -175,36 +175,24 @@ class Cluster(Settings):
     client_certificate_authority: Path | None = None
     grants_namespace: Namespace = "exchanged-grants"
     daemon_namespace: Namespace = "exchanged"
-    fenced_roles: bool = False
+    fenced_roles: StrictBool = False
     cluster_roles: tuple[str, ...] = ()
     namespaces: tuple[Namespace, ...] = ()
     allow: tuple[BreedingClass, ...] = ()
-    max_lifetime: Duration = timedelta(hours=1)
+    max_lifetime: Annotated[Duration, AfterValidator(_within_ceiling)] = timedelta(hours=1)
     time_out: Duration = timedelta(seconds=10)
-
-    @model_validator(mode="after")
-    def _fits_its_mode(self) -> Self:
-        if self.mode == "bindings" and self.credential is None:
-            raise ValueError("mode bindings needs `credential`, the daemon's own at this cluster")
-        if self.mode == "bindings" and not self.namespaces:
-            raise ValueError("mode bindings needs `namespaces`, the namespaces that grants may reach")
-        if self.mode == "authorizer" and (self.fenced_roles or self.cluster_roles):
-            raise ValueError("fencedRoles and clusterRoles belong to mode bindings")
-        if self.max_lifetime > GRANT_CEILING:
-            raise ValueError("maxLifetime is over the ceiling of 12h")
-        return self
 
 
 class Limits(Settings):
     """Bounds on everything expensive."""
 
-    live_grants_per_subject: int = Field(default=200, ge=1)
-    live_grants: int = Field(default=100_000, ge=1)
-    requests_in_flight: int = Field(default=1_000, ge=1)
-    request_bytes: int = Field(default=256 * 1024, ge=16 * 1024, le=4 * 1024 * 1024)
+    live_grants_per_subject: StrictInt = Field(default=200, ge=1)
+    live_grants: StrictInt = Field(default=100_000, ge=1)
+    requests_in_flight: StrictInt = Field(default=1_000, ge=1)
+    request_bytes: StrictInt = Field(default=256 * 1024, ge=16 * 1024, le=4 * 1024 * 1024)
     exchange_time_out: Duration = timedelta(seconds=15)
     drain: Duration = timedelta(seconds=20)
-    unverified_records_per_minute: int = Field(default=60, ge=0)
+    unverified_records_per_minute: StrictInt = Field(default=60, ge=0)
 
 
 class SigningKeys(Settings):
@@ -230,17 +218,6 @@ class Configuration(Settings):
     limits: Limits = Limits()
     signing_keys: SigningKeys = SigningKeys()
 
-    @model_validator(mode="after")
-    def _names_agree(self) -> Self:
-        if OWN_CLUSTER in self.clusters:
-            raise ValueError(f"clusters.{OWN_CLUSTER}: the name is the daemon's own")
-        for name, issuer in self.issuers.items():
-            if isinstance(issuer, KubernetesIssuer) and issuer.cluster and issuer.cluster not in self.clusters:
-                raise ValueError(f"issuers.{name}.cluster names {issuer.cluster!r}, which is not under clusters")
-        if any(cluster.mode == "authorizer" for cluster in self.clusters.values()) and self.doors.authorizer is None:
-            raise ValueError("a cluster in mode authorizer needs doors.authorizer")
-        return self
-
     @property
     def own_audience(self) -> str:
         """The audience that subject tokens are made out to, unless an issuer says otherwise."""
@@ -250,30 +227,3 @@ class Configuration(Settings):
     def admin_socket(self) -> Path:
         """The local socket for the daemon's own management."""
         return self.doors.admin_socket or self.state / "admin.sock"
-
-
-def load(path: Path) -> Configuration:
-    """The configuration in a file; relative paths in it are relative to the file's folder.
-
-    Raises:
-        strict_yaml.Faulty: with every fault of the file, by line.
-        OSError: the file cannot be read.
-    """
-    document = strict_yaml.parse(path.read_text(encoding="utf-8"), str(path))
-    configuration = strict_yaml.validate(document, Configuration)
-    return _anchored(configuration, path.resolve().parent)
-
-
-def _anchored(settings: SettingsT, folder: Path) -> SettingsT:
-    """The same settings with every path absolute."""
-    return settings.model_copy(update={name: _anchor(value, folder) for name, value in settings})
-
-
-def _anchor(value: object, folder: Path) -> object:
-    if isinstance(value, Path):
-        return folder / value
-    if isinstance(value, Settings):
-        return _anchored(value, folder)
-    if isinstance(value, dict):
-        return {key: _anchor(item, folder) for key, item in value.items()}
-    return value

@@ -6,8 +6,8 @@ false, a date is a word and not a time. No tags, no anchors, no repeated keys.
 
 import difflib
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import yaml
@@ -41,6 +41,10 @@ class Fault:
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}: "
         return place + (f"{self.where}: {self.what}" if self.where else self.what)
+
+    def as_json(self) -> dict[str, Any]:
+        """For programs."""
+        return asdict(self)
 
 
 class Faulty(Exception):
@@ -104,19 +108,26 @@ def parse_all(text: str, file: str) -> list[Document]:
     return documents
 
 
-def validate(document: Document, model: type[ModelT]) -> ModelT:
-    """The document as a model.
+def validate(document: Document, model: type[ModelT], also: Iterable[Fault] = ()) -> ModelT:
+    """The document as a model; `also` is what else is known to be wrong with it.
 
     Raises:
         Faulty: with every fault at once.
     """
+    faults = list(also)
     try:
-        return model.model_validate(document.value)
+        made = model.model_validate(document.value)
     except ValidationError as error:
         keys = _keys(model.model_json_schema())
         errors = [each for each in error.errors() if not _follows_from_another(each, error)]
-        faults = [_fault(each, document, keys) for each in errors]
-        raise Faulty(*sorted(dict.fromkeys(faults), key=lambda fault: fault.line)) from error
+        raise _in_order([*faults, *(_fault(each, document, keys) for each in errors)]) from error
+    if faults:
+        raise _in_order(faults)
+    return made
+
+
+def _in_order(faults: Iterable[Fault]) -> Faulty:
+    return Faulty(*sorted(dict.fromkeys(faults), key=lambda fault: fault.line))
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, NoReturn
 
@@ -25,6 +25,7 @@ class Exit:
 
 
 Output = Annotated[Format, typer.Option("--output", "-o", help="table for people, json for programs.")]
+JsonOutput = Annotated[Format, typer.Option("--output", "-o", help="It is JSON either way.")]
 
 
 def show_json(value: Any) -> None:
@@ -52,6 +53,24 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
 
 WIDE = 200
 """Characters of a line where nobody's terminal says otherwise."""
+
+
+def show_fields(fields: Mapping[str, Any]) -> None:
+    """Prints names and values; what is nested as JSON."""
+    show_table(("field", "value"), ((name, shown(value)) for name, value in fields.items()), empty="nothing")
+
+
+def shown(value: object) -> str:
+    """A JSON value for people: text as it is, nothing as nothing."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def show_faults(faults: Iterable[object], kind: str = "fault") -> None:
+    """Prints a line for each."""
+    for fault in faults:
+        print(f"{kind:8} {clean(fault)}")
 
 
 def clean(value: object) -> str:

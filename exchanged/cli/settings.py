@@ -17,11 +17,11 @@ ConfigFile = Annotated[
 
 def load(path: Path) -> "Configuration":
     """The configuration, or the end of the command with every fault of it."""
-    from exchanged import config
+    from exchanged import config_file
     from exchanged.strict_yaml import Faulty
 
     try:
-        return config.load(path)
+        return config_file.load(path)
     except Faulty as faulty:
         fail(f"{path} cannot be used:\n{faulty}", Exit.REFUSED)
     except (OSError, UnicodeError) as error:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, String
 from pydantic.alias_generators import to_camel
 
 from exchanged.config import GRANT_CEILING, BreedingClass, Duration, Name, Namespace
+from exchanged.json_schema import schema_of
 from exchanged.model import Rule
 from exchanged.policy.classes import WORKLOADS, breeding, reaches_everywhere
 
@@ -171,7 +172,7 @@ class Policy(_Strict):
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of a policy file, for editors."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Policy.model_json_schema(by_alias=True)}
+    return schema_of(Policy)
 
 
 def _listed(names: frozenset[str]) -> str:
