@@ -78,6 +78,11 @@ def clean(value: object) -> str:
     return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in str(value))
 
 
+def warn(message: str) -> None:
+    """A sentence on standard error; the command goes on."""
+    print(f"exchanged: warning: {clean(message)}", file=sys.stderr)
+
+
 def fail(message: str, code: int = Exit.REFUSED) -> NoReturn:
     """Ends the command with a sentence on standard error."""
     print(f"exchanged: {message}", file=sys.stderr)

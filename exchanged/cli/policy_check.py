@@ -1,23 +1,29 @@
 """What is wrong with policies, and what deserves a second look."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from exchanged.authenticate.profiles import BY_NAME, KUBERNETES
+from exchanged.cli.policy_files import PolicyFiles
 from exchanged.config import Cluster, Configuration, OidcIssuer
-from exchanged.policy.compiled import CompiledParty, CompiledPolicy, CompiledScope, Compiler
-from exchanged.policy.folder import policy_files
-from exchanged.policy.load import load_text
-from exchanged.strict_yaml import Fault, Faulty
+from exchanged.model import Rule
+from exchanged.policy.classes import IMPERSONATE, NODES, RBAC, SECRETS, TOKENS, WILDCARD, breeding
+from exchanged.policy.compiled import CompiledParty, CompiledPolicy, CompiledScope
+from exchanged.strict_yaml import Fault
 
 UNNAMED_VERBS = frozenset({"create", "deletecollection"})
 """A request with these verbs has no name, so a rule with resourceNames never allows it."""
-FUNCTIONS: Mapping[str, frozenset[str]] = {
-    "read": frozenset({"get", "list", "watch"}),
-    "secrets": frozenset({"secrets"}),
+READING = frozenset({"get", "list", "watch"})
+FUNCTION_OF_CLASS: Mapping[str, str] = {
+    SECRETS: "secrets",
+    TOKENS: "secrets",
+    RBAC: "policy",
+    WILDCARD: "admin",
+    IMPERSONATE: "admin",
+    NODES: "admin",
 }
+"""What breeds credentials is of function secrets, what says who may what of policy; the rest is read or deploy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,45 +36,59 @@ class CheckReport:
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        faults = [
-            {"file": each.file, "line": each.line, "where": each.where, "what": each.what} for each in self.faults
-        ]
+        faults = [fault.as_json() for fault in self.faults]
         return {"policies": self.policies, "faults": faults, "warnings": list(self.warnings)}
 
 
-def check(path: Path, configuration: Configuration | None) -> CheckReport:
-    """Checks a folder of policies, or one file."""
-    compiler = Compiler()
-    faults: list[Fault] = []
-    found: dict[str, CompiledPolicy] = {}
-    for file in policy_files(path) if path.is_dir() else [path]:
-        name = str(file.relative_to(path)) if path.is_dir() else file.name
-        try:
-            policies = load_text(file.read_text(encoding="utf-8"), name, compiler)
-        except Faulty as faulty:
-            faults += faulty.faults
-            continue
-        except (OSError, UnicodeError) as error:
-            faults.append(Fault(file=name, line=1, where="", what=f"cannot be read: {error}"))
-            continue
-        for policy in policies:
-            if policy.name in found:
-                what = f"policy {policy.name!r} is in another file too"
-                faults.append(Fault(file=name, line=1, where="metadata.name", what=what))
-            found[policy.name] = policy
-    warnings = tuple(warning for policy in found.values() for warning in warn(policy, configuration))
-    return CheckReport(policies=len(found), faults=tuple(faults), warnings=warnings)
+def check(files: PolicyFiles, configuration: Configuration | None) -> CheckReport:
+    """Checks policies, against a configuration where there is one."""
+    warnings = tuple(warning for policy in files.policies for warning in warn(policy, configuration))
+    return CheckReport(policies=len(files.policies), faults=files.faults, warnings=warnings)
 
 
 def warn(policy: CompiledPolicy, configuration: Configuration | None) -> Iterator[str]:
     """What deserves a second look in one policy."""
+    for text in _functions(policy):
+        yield f"{policy.name}: {text}"
     for kind, parties in (("subjects", policy.subjects), ("actors", policy.actors)):
         for index, party in enumerate(parties):
             for text in _party(party, configuration):
                 yield f"{policy.name}: {kind}[{index}]: {text}"
     for scope in policy.scopes:
-        for text in _scope(policy, scope, configuration):
+        for text in _scope(scope, configuration):
             yield f"{policy.name}/{scope.name}: {text}"
+
+
+def functions(rules: tuple[Rule, ...]) -> frozenset[str]:
+    """The functions that rules are of, each by the resources and verbs that it names."""
+    return frozenset(
+        name
+        for rule in rules
+        for resource in rule.resources
+        for name in _functions_of(replace(rule, resources=(resource,)))
+    )
+
+
+def _functions_of(rule: Rule) -> set[str]:
+    found = {FUNCTION_OF_CLASS[name] for name in breeding((rule,)) if name in FUNCTION_OF_CLASS}
+    if "admin" in found:
+        return {"admin"}
+    return found or {"read" if READING.issuperset(rule.verbs) else "deploy"}
+
+
+def _functions(policy: CompiledPolicy) -> Iterator[str]:
+    """One function a policy. Reading goes with any, for whoever changes a thing looks at it; admin is what is left."""
+    where: dict[str, list[str]] = {}
+    for scope in policy.scopes:
+        for name in functions(scope.rules) - {"read"}:
+            where.setdefault(name, []).append(scope.name)
+    held = ", ".join(f"{name} ({', '.join(scopes)})" for name, scopes in sorted(where.items()))
+    if policy.function == "admin" or where.keys() <= {policy.function}:
+        return
+    if len(where) > 1:
+        yield f"mixes functions: {held}; make a policy of each"
+    else:
+        yield f"is of function {policy.function}, and yet its rules are of function {held}"
 
 
 def _party(party: CompiledParty, configuration: Configuration | None) -> Iterator[str]:
@@ -81,23 +101,19 @@ def _party(party: CompiledParty, configuration: Configuration | None) -> Iterato
     profile = BY_NAME[issuer.profile] if isinstance(issuer, OidcIssuer) else KUBERNETES
     listed = {*party.shape, *(name for name, _ in party.others)}
     if profile.used is not None:
-        for name in sorted(listed - profile.used - {"iss", "sub"}):
-            yield f"tokens of {party.issuer} have no claim {name} that policies may match on"
+        for name in sorted(listed - profile.usable):
+            if not name.startswith(profile.prefix):
+                yield f"tokens of {party.issuer} have no claim {name} that policies may match on"
     for name in sorted(listed & profile.names.keys()):
         if listed.isdisjoint(profile.names[name]):
             yield f"{name} is a name, and names can be taken over; match {' or '.join(profile.names[name])} too"
 
 
-def _scope(policy: CompiledPolicy, scope: CompiledScope, configuration: Configuration | None) -> Iterator[str]:
+def _scope(scope: CompiledScope, configuration: Configuration | None) -> Iterator[str]:
     for name in sorted(scope.classes):
         yield f"holds {name}: what it breeds or reveals outlives the grant"
-    verbs = {verb for rule in scope.rules for verb in rule.verbs}
-    if "watch" in verbs:
+    if any("watch" in rule.verbs for rule in scope.rules):
         yield "an open watch outlives a revocation until the API server ends it"
-    if policy.function == "read" and verbs - FUNCTIONS["read"]:
-        yield f"function read, and yet it may {', '.join(sorted(verbs - FUNCTIONS['read']))}"
-    if policy.function != "secrets" and "secrets" in scope.classes:
-        yield f"function {policy.function}, and yet it reaches secrets: one function a policy"
     for rule in scope.rules:
         unnamed = UNNAMED_VERBS.intersection(rule.verbs)
         if rule.resource_names and unnamed:
@@ -111,12 +127,10 @@ def _scope(policy: CompiledPolicy, scope: CompiledScope, configuration: Configur
 
 
 def _at(scope: CompiledScope, cluster: Cluster) -> Iterator[str]:
-    if scope.cluster_role and cluster.mode == "authorizer":
+    if cluster.mode == "bindings":
+        yield from _at_bindings(scope, cluster)
+    elif scope.cluster_role:
         yield "clusterRole is of no use in mode authorizer; it will be refused"
-    if scope.rules and cluster.mode == "bindings" and not cluster.fenced_roles:
-        yield "rules need fencedRoles in mode bindings; it will be refused"
-    if scope.cluster_role and cluster.mode == "bindings" and scope.cluster_role not in cluster.cluster_roles:
-        yield f"cluster role {scope.cluster_role} is not listed; it will be refused"
     missing = scope.classes - frozenset(cluster.allow)
     if missing:
         yield f"does not admit {', '.join(sorted(missing))}; it will be refused"
@@ -125,3 +139,15 @@ def _at(scope: CompiledScope, cluster: Cluster) -> Iterator[str]:
     closed = {cluster.daemon_namespace, cluster.grants_namespace}.intersection(scope.namespaces)
     if closed:
         yield f"namespace {', '.join(sorted(closed))} is closed; it will be refused"
+
+
+def _at_bindings(scope: CompiledScope, cluster: Cluster) -> Iterator[str]:
+    if scope.cluster_scoped:
+        yield "mode bindings grants namespaces, not the whole cluster; it will be refused"
+    if scope.rules and not cluster.fenced_roles:
+        yield "rules need fencedRoles in mode bindings; it will be refused"
+    if scope.cluster_role and scope.cluster_role not in cluster.cluster_roles:
+        yield f"cluster role {scope.cluster_role} is not listed; it will be refused"
+    beyond = set(scope.namespaces) - set(cluster.namespaces) - {cluster.daemon_namespace, cluster.grants_namespace}
+    if beyond:
+        yield f"namespace {', '.join(sorted(beyond))} is not listed; it will be refused"

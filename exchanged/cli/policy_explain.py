@@ -3,85 +3,128 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from exchanged.authenticate.profiles import BY_NAME
-from exchanged.clusters import traits_of
+from exchanged.authenticate.oidc import usable
+from exchanged.authenticate.profiles import BY_NAME, KUBERNETES
+from exchanged.cli.policy_files import PolicyFiles
+from exchanged.clusters import Clusters
 from exchanged.config import Configuration, OidcIssuer
-from exchanged.errors import ExchangeError
+from exchanged.errors import ClusterUnavailable, ExchangeError
+from exchanged.keys.signing import KeyRing
 from exchanged.log import entries
+from exchanged.metrics import Metrics
 from exchanged.model import (
+    Allowed,
+    Claims,
     ClusterName,
     ExchangeRequest,
+    GrantId,
     Identity,
     IdentityKind,
     IssuerName,
-    PresentedToken,
     RequestContext,
-    RequestId,
     TokenDigest,
 )
-from exchanged.policy.compiled import CompiledPolicy, Compiler
-from exchanged.policy.decide import Miss, Question, asked, decide, judge
-from exchanged.policy.folder import policy_files
+from exchanged.policy.compiled import CompiledPolicy, CompiledScope
+from exchanged.policy.decide import Miss, Question, asked, decide, grant, judge
 from exchanged.policy.index import PolicySet
-from exchanged.policy.load import load_text
-from exchanged.strict_yaml import Faulty
+from exchanged.ports import ClusterMode
+from exchanged.strict_yaml import Fault
+
+Modes = Mapping[ClusterName, ClusterMode]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The outcome, and the verdict of each scope that lists the issuer."""
+    """The outcome, the verdict of each scope that lists the issuer, and what is not in force.
+
+    Attributes:
+        unknown: what only the cluster can tell, and may still refuse; "" if nothing.
+    """
 
     allowed: Mapping[str, Any] | None
     outcome: str
-    verdicts: tuple[tuple[str, str], ...]
+    unknown: str = ""
+    verdicts: tuple[tuple[str, str], ...] = ()
+    faults: tuple[Fault, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """For programs."""
-        verdicts = [{"scope": scope, "verdict": verdict} for scope, verdict in self.verdicts]
-        return {"allowed": self.allowed, "outcome": self.outcome, "verdicts": verdicts}
+        return {
+            "allowed": self.allowed,
+            "outcome": self.outcome,
+            "unknown": self.unknown,
+            "verdicts": [{"scope": scope, "verdict": verdict} for scope, verdict in self.verdicts],
+            "faults": [fault.as_json() for fault in self.faults],
+        }
 
 
 def explain(
-    folder: Path,
-    configuration: Configuration,
-    issuer: str,
-    claims: Mapping[str, Any],
-    *,
-    cluster: str = "",
-    scope: str = "",
-    intent: str = "",
+    files: PolicyFiles,
+    modes: Modes,
+    subject: Identity,
+    actor: Identity | None,
+    request: ExchangeRequest,
+    context: RequestContext,
 ) -> Explanation:
-    """What would be decided for these claims of this issuer, now."""
-    policies = _loaded(folder)
-    subject = _identity(configuration, issuer, claims)
-    request = ExchangeRequest(
-        subject_token=PresentedToken(text=""),
-        subject_token_type="",
-        audience=(cluster,) if cluster else (),
-        scope=(scope,) if scope else (),
-        intent=intent,
-    )
-    now = datetime.now(UTC)
-    context = RequestContext(request_id=RequestId("explain"), time=now, source="127.0.0.1", door="grpc")
-    names = map(ClusterName, configuration.clusters)
-    clusters = {name: traits_of(name, configuration.clusters[name]) for name in names}
+    """What would be decided."""
+    policies, clusters = files.policies, {name: mode.traits for name, mode in modes.items()}
+    allowed, unknown, verdicts = None, "", list[tuple[str, str]]()
     try:
-        allowed = entries.decided(decide(policies, clusters, subject, None, request, context))
-        outcome = f"allowed by {allowed['policy']}/{allowed['scope']} at {allowed['cluster']}"
+        decided = decide(policies, clusters, subject, actor, request, context)
+        unknown = _plan(modes, decided)
+        allowed = entries.decided(decided)
+        outcome = f"allowed by {decided.policy}/{decided.scope} at {decided.cluster} for {decided.lifetime}"
     except ExchangeError as error:
-        allowed, outcome = None, f"refused: {error.reason}: {error.detail}"
+        outcome = f"refused: {_told(error)}"
     try:
-        question = Question(clusters, subject, None, request, context, asked(request, clusters))
+        question = Question(clusters, subject, actor, request, context, asked(request, clusters))
+        verdicts = [verdict for policy in policies for verdict in _verdicts(policies, modes, question, policy)]
     except ExchangeError:
-        return Explanation(allowed=allowed, outcome=outcome, verdicts=())
-    verdicts = tuple(verdict for policy in policies for verdict in _verdicts(policies, question, policy))
-    return Explanation(allowed=allowed, outcome=outcome, verdicts=verdicts)
+        verdicts = []  # the request itself makes no sense; the outcome says so
+    return Explanation(allowed=allowed, outcome=outcome, unknown=unknown, verdicts=tuple(verdicts), faults=files.faults)
 
 
-def _verdicts(policies: PolicySet, question: Question, policy: CompiledPolicy) -> Iterator[tuple[str, str]]:
+def modes_of(configuration: Configuration) -> Modes:
+    """The clusters' modes as the daemon has them, for asking what they would grant. Nothing is read or called."""
+    unread = {
+        name: cluster.model_copy(update={"certificate_authority": None})
+        for name, cluster in configuration.clusters.items()
+    }
+    keys = KeyRing(
+        folder=configuration.state / "keys",
+        rotate_after=configuration.signing_keys.rotate_after,
+        publish_ahead=configuration.signing_keys.publish_ahead,
+        longest_grant=max(cluster.max_lifetime for cluster in unread.values()),
+        clock=lambda: datetime.now(UTC),
+    )
+    settings = configuration.model_copy(update={"clusters": unread})
+    return Clusters.build(settings, instance="", keys=keys, metrics=Metrics()).modes
+
+
+def identity(configuration: Configuration, issuer: str, claims: Claims, context: RequestContext) -> Identity:
+    """Who the issuer's authenticator would make of these claims, had it verified them."""
+    settings = configuration.issuers[issuer]
+    if isinstance(settings, OidcIssuer):
+        matched, is_person, may_act = usable(claims, BY_NAME[settings.profile]), settings.person, claims.get("may_act")
+    else:
+        matched, is_person, may_act = usable(_flat(claims), KUBERNETES), False, None
+    return Identity(
+        issuer=IssuerName(issuer),
+        subject=str(claims.get("sub", "")),
+        kind=IdentityKind.PERSON if is_person else IdentityKind.WORKLOAD,
+        claims=matched,
+        issued_at=context.time,
+        expires_at=context.time,
+        token_digest=TokenDigest(b""),
+        may_act=may_act if isinstance(may_act, dict) else None,
+    )
+
+
+def _verdicts(
+    policies: PolicySet, modes: Modes, question: Question, policy: CompiledPolicy
+) -> Iterator[tuple[str, str]]:
     subject = question.subject
     of_issuer = [party for party in policy.subjects if party.issuer == subject.issuer]
     listing = [party for party in of_issuer if party.claims_match(subject.claims)]
@@ -91,45 +134,45 @@ def _verdicts(policies: PolicySet, question: Question, policy: CompiledPolicy) -
             yield name, "the subject's claims are others"
         for party in listing:
             verdict = judge(policies, question, policy, party, scope)
-            yield name, f"{verdict.error.reason}: {verdict.error.detail}" if isinstance(verdict, Miss) else "matches"
+            if isinstance(verdict, Miss):
+                yield name, _told(verdict.error)
+            else:
+                yield name, _granted(modes, verdict, policy, scope, question.request)
 
 
-def _loaded(folder: Path) -> PolicySet:
-    compiler = Compiler()
-    policies = PolicySet(compiler.conditions)
-    for file in policy_files(folder) if folder.is_dir() else [folder]:
-        try:
-            for policy in load_text(file.read_text(encoding="utf-8"), str(file), compiler):
-                policies.put(policy)
-        except (Faulty, OSError, UnicodeError):
-            continue  # `policy check` tells; the daemon would leave it out too
-    return policies
+def _granted(
+    modes: Modes, cluster: ClusterName, policy: CompiledPolicy, scope: CompiledScope, request: ExchangeRequest
+) -> str:
+    """Whether a scope that matches could be granted."""
+    try:
+        unknown = _plan(modes, grant(policy, scope, modes[cluster].traits, request))
+    except ExchangeError as error:
+        return f"matches, but {_told(error)}"
+    return f"matches; {unknown}" if unknown else "matches"
 
 
-def _identity(configuration: Configuration, issuer: str, claims: Mapping[str, Any]) -> Identity:
-    settings = configuration.issuers.get(issuer)
-    if isinstance(settings, OidcIssuer):
-        used = BY_NAME[settings.profile].used
-        claims = {name: value for name, value in claims.items() if used is None or name in used | {"iss", "sub"}}
-    else:
-        claims = _flat(claims)
-    now = datetime.now(UTC)
-    return Identity(
-        issuer=IssuerName(issuer),
-        subject=str(claims.get("sub", "")),
-        kind=IdentityKind.WORKLOAD,
-        claims=claims,
-        issued_at=now,
-        expires_at=now,
-        token_digest=TokenDigest(b""),
-    )
+def _plan(modes: Modes, allowed: Allowed) -> str:
+    """What only the cluster can tell of this grant, or "".
+
+    Raises:
+        ExchangeError: its mode would refuse.
+    """
+    try:
+        modes[allowed.cluster].plan(GrantId("explained"), allowed)
+    except ClusterUnavailable:
+        return f"what cluster role {allowed.cluster_role} holds is known at {allowed.cluster} alone"
+    return ""
 
 
-def _flat(claims: Mapping[str, Any]) -> dict[str, Any]:
+def _told(error: ExchangeError) -> str:
+    return f"{error.reason}: {error.detail}" if error.detail else error.reason.value
+
+
+def _flat(claims: Claims) -> Claims:
     """A projected token's nested claim as policies see it; claims that are flat already stay as they are."""
     nested = claims.get("kubernetes.io")
     if not isinstance(nested, Mapping):
-        return dict(claims)
+        return claims
     flat = {"iss": claims.get("iss"), "sub": claims.get("sub"), "namespace": nested.get("namespace")}
     for ours, theirs in (("service_account", "serviceaccount"), ("pod", "pod"), ("node", "node")):
         bound = nested.get(theirs)

@@ -37,15 +37,11 @@ def test_the_walk_finds_a_default_that_does_not_fit() -> None:
     assert not _fits("PT10M", {"type": "string", "pattern": "^[0-9]{1,6}[smhd]$"}, {})
 
 
-def _defaults(schema: Any) -> Iterator[tuple[Any, dict[str, Any]]]:
-    if isinstance(schema, dict):
-        if "default" in schema:
-            yield schema["default"], schema
-        for part in schema.values():
-            yield from _defaults(part)
-    elif isinstance(schema, list):
-        for part in schema:
-            yield from _defaults(part)
+def _defaults(schema: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
+    for model in (schema, *schema["$defs"].values()):
+        for part in model.get("properties", {}).values():
+            if "default" in part:
+                yield part["default"], part
 
 
 TYPES = {"string": str, "boolean": bool, "integer": int, "array": list, "object": dict, "null": type(None)}
