@@ -10,7 +10,7 @@ from exchanged.cli import settings
 from exchanged.cli.output import Exit, Format, Output, fail, show_json, show_table
 
 if TYPE_CHECKING:
-    from exchanged.config import Configuration
+    from exchanged.config import Cluster, Configuration
 
 app = typer.Typer(help="Target clusters: set up, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The cluster's name in the configuration.")]
@@ -26,32 +26,67 @@ def setup(
     output_directory: Annotated[
         Path | None, typer.Option(help="Write each file here; without it all are printed.")
     ] = None,
+    output: Output = Format.TABLE,
 ) -> None:
     """Print what an administrator applies: rights, the fence, and the API server's configuration. Never a key."""
     from exchanged.cluster.setup import render
 
     configuration = settings.load(config)
-    _known(name, configuration.clusters)
-    for file, text in render(configuration, name, directory):
-        if output_directory is None:
+    _known(name, configuration)
+    try:
+        files = render(configuration, name, directory)
+    except FileNotFoundError as error:
+        fail(_not_there(configuration, error), Exit.UNAVAILABLE)
+    except (OSError, ValueError) as error:
+        fail(f"{name} cannot be set up: {error}", Exit.USAGE)
+    if output_directory is not None:
+        _written(files, output_directory, output)
+    elif output is Format.JSON:
+        show_json({"files": [{"name": file, "text": text} for file, text in files]})
+    else:
+        for file, text in files:
             print(f"# ---- {file}\n{text}")
-        else:
-            output_directory.mkdir(parents=True, exist_ok=True)
-            (output_directory / file).write_text(text, encoding="utf-8")
-            print(output_directory / file)
+
+
+def _not_there(configuration: "Configuration", error: FileNotFoundError) -> str:
+    """A CA made here would be another than the daemon's, should this be another machine."""
+    if str(error.filename) == str(configuration.state / "ca" / "ca.crt"):
+        return (
+            f"{error.filename} is not there: the daemon makes its CA when it first starts. Start it once, and run this "
+            "where its state folder is; or give doors.http and doors.authorizer a tls of their own"
+        )
+    return f"{error.filename} is not there"
+
+
+def _written(files: list[tuple[str, str]], folder: Path, output: Format) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, text in files:
+            (folder / file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        fail(f"{folder} cannot be written to: {error.strerror}", Exit.USAGE)
+    paths = [str(folder / file) for file, _ in files]
+    if output is Format.JSON:
+        show_json({"files": [{"name": file, "path": path} for (file, _), path in zip(files, paths, strict=True)]})
+    else:
+        print("\n".join(paths))
 
 
 @app.command()
 def check(name: Name, config: settings.ConfigFile = Path("exchanged.yaml"), output: Output = Format.TABLE) -> None:
     """Tell what is wrong at a cluster, or wider than it looks. Exit code 1 if something is wrong."""
-    from exchanged.cluster.check import Finding
     from exchanged.errors import ExchangeError
 
     configuration = settings.load(config)
-    _known(name, configuration.clusters)
+    if _known(name, configuration).credential is None:
+        fail(
+            f"clusters.{name} has no credential to ask it with; give it credential: {{tokenFile: …}}, a token of the "
+            "service account that `exchanged cluster setup` prints, or {kubeconfig: …}",
+            Exit.USAGE,
+        )
     try:
-        findings: list[Finding] = asyncio.run(_checked(configuration, name))
-    except (ExchangeError, ValueError) as error:
+        findings = asyncio.run(_checked(configuration, name))
+    except (ExchangeError, OSError, ValueError) as error:
         fail(getattr(error, "detail", "") or str(error), Exit.UNAVAILABLE)
     if output is Format.JSON:
         show_json([finding.as_json() for finding in findings])
@@ -81,24 +116,36 @@ def client_certificate(
     name: Name,
     directory: Annotated[Path, typer.Option(help="Where client.crt and client.key are written.")],
     config: settings.ConfigFile = Path("exchanged.yaml"),
+    output: Output = Format.TABLE,
 ) -> None:
-    """Issue the certificate with which this cluster's API server asks the authorizer (mode authorizer)."""
+    """Issue the certificate with which this cluster's API server asks the authorizer (mode authorizer).
+
+    It is of the cluster's own CA in the daemon's state folder, which is made if it is not there: run this on its host.
+    """
     from exchanged.app import now
     from exchanged.clusters import client_authority
     from exchanged.keys.files import write_private
     from exchanged.model import ClusterName
 
     configuration = settings.load(config)
-    _known(name, configuration.clusters)
-    if configuration.clusters[name].client_certificate_authority is not None:
+    if _known(name, configuration).client_certificate_authority is not None:
         fail(f"clusters.{name}.clientCertificateAuthority is another authority; ask that one", Exit.USAGE)
-    pair = client_authority(configuration, ClusterName(name), now).client(f"kube-apiserver of {name}")
-    write_private(directory / "client.crt", pair.chain_pem)
-    write_private(directory / "client.key", pair.key_pem)
-    print(f"{directory / 'client.crt'} and client.key, valid until {pair.not_after:%Y-%m-%d}")
+    certificate, key = directory / "client.crt", directory / "client.key"
+    try:
+        configuration.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        pair = client_authority(configuration, ClusterName(name), now).client(f"kube-apiserver of {name}")
+        write_private(certificate, pair.chain_pem)
+        write_private(key, pair.key_pem)
+    except (OSError, ValueError) as error:
+        fail(f"no certificate could be issued: {error}", Exit.UNAVAILABLE)
+    if output is Format.JSON:
+        show_json({"certificate": str(certificate), "key": str(key), "not_after": pair.not_after.isoformat()})
+    else:
+        print(f"{certificate} and client.key, valid until {pair.not_after:%Y-%m-%d}")
 
 
-def _known(name: str, clusters: object) -> None:
-    if not isinstance(clusters, dict) or name not in clusters:
-        listed = ", ".join(clusters) if isinstance(clusters, dict) else ""
-        fail(f"no cluster is called {name!r}; the configuration has {listed}", Exit.USAGE)
+def _known(name: str, configuration: "Configuration") -> "Cluster":
+    cluster = configuration.clusters.get(name)
+    if cluster is None:
+        fail(f"no cluster is called {name!r}; the configuration has {', '.join(configuration.clusters)}", Exit.USAGE)
+    return cluster

@@ -12,7 +12,9 @@ app = typer.Typer(help="The daemon's configuration.", no_args_is_help=True)
 
 @app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="The configuration file.")] = Path("exchanged.yaml"),
+    file: Annotated[Path, typer.Argument(envvar="EXCHANGED_CONFIG", help="The configuration file.")] = Path(
+        "exchanged.yaml"
+    ),
     output: Output = Format.TABLE,
 ) -> None:
     """Find every fault at once: in the file, in what its keys say together, and in the files that it names.

@@ -1,15 +1,20 @@
 """`exchanged grants`: what lives, and ending it. Also `exchanged status`."""
 
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
-from exchanged.cli.output import Exit, Format, Output, show_json, show_table
+from exchanged.cli.output import Exit, Format, Output, show_fields, show_json, show_table
 from exchanged.cli.socket import Daemon, MaybeConfig, SocketPath
 
 app = typer.Typer(
     help="Grants: list, show, revoke. Over the local socket, as the daemon's user or root.", no_args_is_help=True
 )
+GrantId = Annotated[
+    str, typer.Argument(help="The grant's id, as `exchanged grants list` and the token's reply name it.")
+]
+NO_SUCH_GRANT = "`exchanged grants list --all` shows those that there are"
 
 
 @app.command("list")
@@ -21,8 +26,8 @@ def list_grants(
     policy: Annotated[str | None, typer.Option(help="By this policy.")] = None,
     issuer: Annotated[str | None, typer.Option(help="Of subjects of this issuer.")] = None,
     subject: Annotated[str | None, typer.Option(help="Of this subject.")] = None,
-    before: Annotated[str | None, typer.Option(help="Go on after the grant of this id.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many.")] = 100,
+    before: Annotated[str | None, typer.Option(help="Go on after the grant of this id: older ones.")] = None,
+    limit: Annotated[int, typer.Option(help="At most so many, the newest ones.")] = 100,
     output: Output = Format.TABLE,
 ) -> None:
     """List live grants, newest first."""
@@ -57,25 +62,26 @@ def list_grants(
 
 
 @app.command()
-def show(grant: str, socket: SocketPath = None, config: MaybeConfig = None, output: Output = Format.JSON) -> None:
+def show(grant: GrantId, socket: SocketPath = None, config: MaybeConfig = None, output: Output = Format.TABLE) -> None:
     """Show all about one grant."""
-    found = Daemon(socket, config).get(f"/grants/{grant}")
+    found = Daemon(socket, config).get(f"/grants/{quote(grant, safe='')}", missing=NO_SUCH_GRANT)
     if output is Format.JSON:
         show_json(found)
     else:
-        show_table(("", ""), found.items(), empty="")
+        show_fields(found)
 
 
 @app.command()
 def revoke(
-    grant: str,
+    grant: GrantId,
     why: Annotated[str, typer.Option(help="Goes into the record.")] = "",
     socket: SocketPath = None,
     config: MaybeConfig = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """End a grant at once."""
-    answer = Daemon(socket, config).post(f"/grants/{grant}/revoke", {"why": why})
+    """End a grant at once. Exit code 1 if it was over already."""
+    path = f"/grants/{quote(grant, safe='')}/revoke"
+    answer = Daemon(socket, config).post(path, {"why": why}, missing=NO_SUCH_GRANT)
     if output is Format.JSON:
         show_json(answer)
     else:
@@ -88,8 +94,8 @@ def revoke(
 
 @app.command("revoke-subject")
 def revoke_subject(
-    issuer: str,
-    subject: str,
+    issuer: Annotated[str, typer.Argument(help="The issuer's configured name.")],
+    subject: Annotated[str, typer.Argument(help="The `sub` of its tokens, exactly.")],
     why: Annotated[str, typer.Option(help="Goes into the record.")] = "",
     socket: SocketPath = None,
     config: MaybeConfig = None,

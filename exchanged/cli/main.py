@@ -10,7 +10,9 @@ from exchanged.cli import cluster, config, grants, policy, records, serve, store
 app = typer.Typer(
     name="exchanged",
     help="A proof of identity in, a narrow and short cluster token out. Recorded, and revocable at once.\n\n"
-    "Exit codes: 0 done, 1 refused or faults found, 2 wrong usage, 3 something is out of reach.",
+    "Exit codes: 0 done, 1 refused or faults found, 2 wrong usage, 3 something is out of reach.\n\n"
+    "With -o json a command prints its result as one JSON value on standard output (records follow: one a line). "
+    "Errors are a sentence on standard error all the same; the exit code tells them apart.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

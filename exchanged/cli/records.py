@@ -18,7 +18,9 @@ def list_records(
     config: MaybeConfig = None,
     grant: Grant = None,
     after: Annotated[int | None, typer.Option(help="With a sequence above this.")] = None,
-    limit: Annotated[int, typer.Option(help="At most so many; the last ones, unless --after is given.")] = 20,
+    limit: Annotated[
+        int, typer.Option(help="At most so many: the last ones; with --after or --grant the first ones.")
+    ] = 20,
     output: Output = Format.TABLE,
 ) -> None:
     """List records, oldest first."""
@@ -37,7 +39,7 @@ def list_records(
 def follow(
     socket: SocketPath = None, config: MaybeConfig = None, grant: Grant = None, output: Output = Format.TABLE
 ) -> None:
-    """Show records as they are written, until Ctrl-C."""
+    """Show records as they are written, until Ctrl-C; json is one object a line."""
     try:
         for each in Daemon(socket, config).lines("/records", follow="true", grant=grant, last=1):
             if output is Format.JSON:

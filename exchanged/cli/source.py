@@ -13,6 +13,7 @@ from pathlib import Path
 PROJECTED = Path("/var/run/secrets/exchanged/token")
 """Where the documentation mounts a projected service account token."""
 GITLAB_VARIABLE = "EXCHANGED_ID_TOKEN"
+"""The name that the documentation gives to a job's token under `id_tokens`."""
 GITHUB_SECONDS = 10
 
 
@@ -28,6 +29,11 @@ class Source(StrEnum):
 
 class SourceError(Exception):
     """No token could be had; the message says what to do."""
+
+
+def default_audience(server: str) -> str:
+    """The audience of a daemon of which only host and port are known: a URL, without the port that https has anyway."""
+    return f"https://{server.removesuffix(':443')}"
 
 
 def subject_token(source: Source, file: Path | None, audience: str) -> str:

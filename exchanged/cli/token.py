@@ -1,17 +1,17 @@
 """`exchanged token`: an exchange from a shell, and giving back what came of it."""
 
-import json
 import os
-import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from exchanged.cli import arguments
 from exchanged.cli.advice import advice
-from exchanged.cli.output import Exit, Format, Output, fail, show_json, show_table
-from exchanged.cli.source import Source, SourceError, subject_token
+from exchanged.cli.output import Exit, Format, Output, fail, show_fields, show_json
+from exchanged.cli.source import Source, SourceError, default_audience, subject_token
 
 if TYPE_CHECKING:
     import grpc
@@ -20,12 +20,29 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Exchange a proof of identity for a cluster token, from a shell.", no_args_is_help=True)
 
 SECONDS = 30
+"""For one call: twice what the daemon gives an exchange by default."""
 Server = Annotated[str, typer.Option("--server", envvar="EXCHANGED_SERVER", help="The daemon's gRPC door, host:port.")]
 Ca = Annotated[
-    Path | None, typer.Option("--ca", envvar="EXCHANGED_CA", help="Who vouches for it (PEM); public roots without.")
+    Path | None,
+    typer.Option(
+        "--ca",
+        envvar="EXCHANGED_CA",
+        help="Who vouches for it (PEM); public roots without. The daemon's own CA is ca/ca.crt in its state folder.",
+    ),
 ]
 TokenFile = Annotated[Path | None, typer.Option("--token-file", help="A file with the token; standard input without.")]
 _TYPE = "urn:ietf:params:oauth:token-type:jwt"
+_CAUSES = (
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "nobody trusted here vouches for its certificate; give --ca FILE (its own CA: ca/ca.crt in its state folder)",
+    ),
+    ("Hostname Verification", "its certificate is for other names; give --server one of those, or the right --ca"),
+    ("ALPN", "that is no gRPC door; give --server the address of doors.grpc"),
+    ("Connection refused", "nothing listens there; is it running, and is --server right?"),
+    ("hostname lookup", "there is no such host; is --server right?"),
+)
+"""What gRPC says when a connection fails, and what it means."""
 
 
 @app.command()
@@ -34,14 +51,31 @@ def get(
     ca: Ca = None,
     cluster: Annotated[str, typer.Option("--cluster", "--audience", help="The cluster's name.")] = "",
     scope: Annotated[str, typer.Option(help="policy/scope, or the scope alone while one policy matches.")] = "",
-    source: Annotated[Source, typer.Option(help="Where the subject token comes from.")] = Source.AUTO,
+    source: Annotated[
+        Source,
+        typer.Option(
+            help="Where the subject token comes from; auto: --subject-token-file, GitHub Actions, GitLab's id_tokens "
+            "(EXCHANGED_ID_TOKEN), a pod's mounted token, standard input."
+        ),
+    ] = Source.AUTO,
     subject_token_file: Annotated[Path | None, typer.Option(help="A file with the subject token.")] = None,
     actor_token_file: Annotated[Path | None, typer.Option(help="A file with the token of who acts for them.")] = None,
     audience_of_subject: Annotated[
-        str, typer.Option("--issuer-audience", envvar="EXCHANGED_AUDIENCE", help="What to ask GitHub a token for.")
+        str,
+        typer.Option(
+            "--issuer-audience",
+            envvar="EXCHANGED_AUDIENCE",
+            help="What GitHub is asked a token for: the daemon's `audience`. Without it https://HOST:PORT of --server, "
+            "and https://HOST where the port is 443.",
+        ),
     ] = "",
     details: Annotated[
-        str, typer.Option("--authorization-details", help="RFC 9396 JSON, or @FILE: ask for less than the policy has.")
+        str,
+        typer.Option(
+            "--authorization-details",
+            help="Ask for less than the policy has, as RFC 9396 JSON or @FILE: "
+            '[{"type": "kubernetes", "namespaces": ["web"], "verbs": ["get"]}]',
+        ),
     ] = "",
     intent: Annotated[str, typer.Option(help="What you are about to do; recorded as stated.")] = "",
     lifetime: Annotated[str, typer.Option(help="Such as 90s or 10m; the policy's default without.")] = "",
@@ -49,14 +83,18 @@ def get(
 ) -> None:
     """Exchange; prints the token.
 
-    In GitHub Actions: exchanged token get --server exchanged.example:443 --cluster prod --scope deploy-web/rollout
+    In GitHub Actions, with `permissions: {id-token: write}`:
+
+    exchanged token get --server exchanged.example:443 --cluster prod --scope deploy-web/rollout
+
+    In GitLab, give the job `id_tokens: {EXCHANGED_ID_TOKEN: {aud: …}}` with the daemon's audience.
     """
     from exchanged.v1 import exchange_pb2 as pb
 
     if output not in {"token", "json"}:
         fail("--output is token or json", Exit.USAGE)
     try:
-        subject = subject_token(source, subject_token_file, audience_of_subject or f"https://{server}")
+        subject = subject_token(source, subject_token_file, audience_of_subject or default_audience(server))
         actor = subject_token(Source.FILE, actor_token_file, "") if actor_token_file else ""
     except SourceError as error:
         fail(str(error), Exit.USAGE)
@@ -67,11 +105,13 @@ def get(
         subject_token_type=_TYPE,
         actor_token=actor,
         actor_token_type=_TYPE if actor else "",
-        authorization_details=[pb.AuthorizationDetail(**detail) for detail in _details(details)],
+        authorization_details=[
+            pb.AuthorizationDetail(type=arguments.DETAIL_TYPE, **asdict(each)) for each in arguments.details(details)
+        ],
         intent=intent,
     )
-    if lifetime:
-        request.requested_lifetime.FromSeconds(_seconds(lifetime))
+    if (asked := arguments.lifetime(lifetime)) is not None:
+        request.requested_lifetime.FromTimedelta(asked)
     reply = _called(server, ca, "Exchange", request)
     if output == "token":
         print(reply.access_token)
@@ -80,12 +120,17 @@ def get(
 
 
 @app.command()
-def revoke(server: Server = "127.0.0.1:8443", ca: Ca = None, token_file: TokenFile = None) -> None:
-    """Give a token back: what it may do ends at once. An unknown token is no error."""
+def revoke(
+    server: Server = "127.0.0.1:8443", ca: Ca = None, token_file: TokenFile = None, output: Output = Format.TABLE
+) -> None:
+    """Give a token back: what it may do ends at once. An unknown token is no error (RFC 7009 §2.2)."""
     from exchanged.v1 import exchange_pb2 as pb
 
     _called(server, ca, "Revoke", pb.RevokeRequest(token=_read(token_file)))
-    print("given back", file=sys.stderr)
+    if output is Format.JSON:
+        show_json({"given_back": True})
+    else:
+        print("given back", file=sys.stderr)
 
 
 @app.command()
@@ -99,10 +144,7 @@ def introspect(
     if output is Format.JSON:
         show_json(told)
     else:
-        rows = [
-            (name, value if isinstance(value, str | int | bool) else json.dumps(value)) for name, value in told.items()
-        ]
-        show_table(("field", "value"), rows, empty="")
+        show_fields(told)
     if not told.get("active"):
         raise typer.Exit(Exit.REFUSED)
 
@@ -114,16 +156,23 @@ def _called(server: str, ca: Path | None, method: str, request: Any) -> Any:
 
     from exchanged.v1 import exchange_pb2_grpc
 
-    try:
-        roots = ca.read_bytes() if ca else None
-    except OSError as error:
-        fail(f"{ca} cannot be read: {error}", Exit.USAGE)
+    roots = _roots(ca)
     with grpc.secure_channel(server, grpc.ssl_channel_credentials(roots)) as channel:
         stub: exchange_pb2_grpc.TokenExchangeStub = exchange_pb2_grpc.TokenExchangeStub(channel)  # type: ignore[no-untyped-call] # generated
         try:
             return getattr(stub, method)(request, timeout=SECONDS)
         except grpc.RpcError as error:
             _refused(error, server)
+
+
+def _roots(ca: Path | None) -> bytes | None:
+    try:
+        roots = ca.read_bytes() if ca else None
+    except OSError as error:
+        fail(f"--ca {ca} cannot be read: {error.strerror}", Exit.USAGE)
+    if roots is not None and b"BEGIN CERTIFICATE" not in roots:
+        fail(f"--ca {ca} holds no certificate (PEM)", Exit.USAGE)
+    return roots
 
 
 def _refused(error: "grpc.RpcError", server: str) -> NoReturn:
@@ -140,26 +189,11 @@ def _refused(error: "grpc.RpcError", server: str) -> NoReturn:
             lines += [f"  {text}"] if (text := advice(info.reason)) else []
             code = Exit.UNAVAILABLE if info.metadata["oauth_error"] == "temporarily_unavailable" else Exit.REFUSED
             fail("\n".join(lines), code)
-    fail(f"{server} does not answer as the daemon would: {error.details()}", Exit.UNAVAILABLE)
-
-
-def _details(text: str) -> list[dict[str, Any]]:
-    """RFC 9396 JSON as fields of the message."""
-    if not text:
-        return []
-    try:
-        listed = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
-        names = {"apiGroups": "api_groups", "resourceNames": "resource_names"}
-        return [{names.get(name, name): value for name, value in each.items()} for each in listed]
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        fail(f"--authorization-details is no JSON array of objects: {error}", Exit.USAGE)
-
-
-def _seconds(text: str) -> int:
-    match = re.fullmatch(r"([0-9]{1,6})([smh])", text)
-    if match is None:
-        fail("--lifetime is a number with s, m or h: 90s, 10m, 1h", Exit.USAGE)
-    return int(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+    said = str(error.details())
+    for words, cause in _CAUSES:
+        if words in said:
+            fail(f"{server} cannot be asked: {cause}", Exit.UNAVAILABLE)
+    fail(f"{server} does not answer as the daemon would: {said}", Exit.UNAVAILABLE)
 
 
 def _read(path: Path | None) -> str:

@@ -1,6 +1,7 @@
 """The command line as its users run it, within the test's own process."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,17 @@ from typing import Any
 from typer.testing import CliRunner
 
 from exchanged.cli.main import app
+
+VARIABLES = (
+    "EXCHANGED_AUDIENCE",
+    "EXCHANGED_CA",
+    "EXCHANGED_CONFIG",
+    "EXCHANGED_ID_TOKEN",
+    "EXCHANGED_SERVER",
+    "EXCHANGED_SOCKET",
+    "ACTIONS_ID_TOKEN_REQUEST_URL",
+)
+"""Unset, unless a test sets them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +36,10 @@ class Done:
         return json.loads(self.out)
 
 
-def run(*arguments: str | Path, stdin: str = "", **environment: str | Path) -> Done:
+def run(*arguments: str | Path, stdin: str = "", environment: Mapping[str, str | Path] | None = None) -> Done:
     """Runs `exchanged` with these arguments. What it does not answer with a sentence comes out as an exception."""
-    unset: dict[str, str | None] = {"EXCHANGED_CONFIG": None, "EXCHANGED_SERVER": None, "EXCHANGED_AUDIENCE": None}
-    given = {name: str(value) for name, value in environment.items()}
+    unset: dict[str, str | None] = dict.fromkeys(VARIABLES)
+    given = {name: str(value) for name, value in (environment or {}).items()}
     result = CliRunner().invoke(
         app, [str(each) for each in arguments], input=stdin, env=unset | given, catch_exceptions=False
     )
