@@ -11,8 +11,13 @@ from exchanged.authenticate.kubernetes import TokenReviewer
 from exchanged.cluster.api import KubernetesApi
 from exchanged.cluster.authorizer import AuthorizerMode
 from exchanged.cluster.bindings import BindingsMode
+from exchanged.cluster.check import check
+from exchanged.cluster.finding import Finding
+from exchanged.cluster.probe import is_asked
+from exchanged.cluster.rights import reviews_tokens
 from exchanged.cluster.roles import WatchedRoles
 from exchanged.cluster.setup import audience, token_audience
+from exchanged.cluster.state import instance as instance_of
 from exchanged.config import Cluster, Configuration
 from exchanged.keys.certificates import Authority
 from exchanged.keys.signing import KeyRing
@@ -126,6 +131,27 @@ def api_of(name: ClusterName, settings: Cluster, observe: Callable[[str], None])
         time_out=settings.time_out.total_seconds(),
         observe=observe,
     )
+
+
+async def checked(configuration: Configuration, name: ClusterName, clock: Callable[[], datetime]) -> list[Finding]:
+    """What is wrong at a cluster, or wider than it looks: as the daemon, and in mode `authorizer` as its clients too.
+
+    Raises:
+        ClusterUnavailable: it does not answer.
+        OSError, ValueError: the state folder lacks what has to be compared.
+    """
+    settings, findings = configuration.clusters[name], []
+    if settings.mode == "authorizer":
+        findings += [finding async for finding in is_asked(configuration, name, clock)]
+    if settings.credential is not None:
+        api = api_of(name, settings, lambda _: None)
+        instance = instance_of(configuration.state) if settings.mode == "bindings" else None
+        reviewing = reviews_tokens(configuration, name)
+        try:
+            findings += await check(name, settings, api, instance=instance, reviewing_tokens=reviewing)
+        finally:
+            await api.close()
+    return findings
 
 
 def client_authorities(

@@ -53,6 +53,8 @@ Duration = Annotated[
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")]
 """A DNS label of at most 40 characters: it becomes part of names at clusters."""
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+UserName = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f\x7f]{1,512}$")]
+"""As an API server has it: a service account, a certificate's common name, or what a cloud calls its identities."""
 HttpsUrl = Annotated[str, StringConstraints(pattern=r"^https://[^\s?#]+$")]
 _PORT = r"([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
 Address = Annotated[str, StringConstraints(pattern=rf"^(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):{_PORT}$")]
@@ -164,7 +166,8 @@ class Cluster(Settings):
 
     `server` is what clients use; `allow` lists the classes of breeding rules that this cluster admits at all;
     `clientCertificateAuthority` vouches for the certificate with which this API server asks the authorizer (mode
-    `authorizer`; without it the daemon keeps a client CA for each cluster in its state folder).
+    `authorizer`; without it the daemon keeps a client CA for each cluster in its state folder); `daemonUser` is the
+    name by which this API server knows the daemon, where it is not service account `exchanged` of `daemonNamespace`.
     """
 
     mode: Literal["authorizer", "bindings"]
@@ -175,6 +178,7 @@ class Cluster(Settings):
     client_certificate_authority: Path | None = None
     grants_namespace: Namespace = "exchanged-grants"
     daemon_namespace: Namespace = "exchanged"
+    daemon_user: UserName | None = None
     fenced_roles: StrictBool = False
     cluster_roles: tuple[str, ...] = ()
     namespaces: tuple[Namespace, ...] = ()
@@ -189,7 +193,7 @@ class Limits(Settings):
     live_grants_per_subject: StrictInt = Field(default=200, ge=1)
     live_grants: StrictInt = Field(default=100_000, ge=1)
     requests_in_flight: StrictInt = Field(default=1_000, ge=1)
-    request_bytes: StrictInt = Field(default=256 * 1024, ge=16 * 1024, le=4 * 1024 * 1024)
+    request_bytes: StrictInt = Field(default=64 * 1024, ge=16 * 1024, le=4 * 1024 * 1024)
     exchange_time_out: Duration = timedelta(seconds=15)
     drain: Duration = timedelta(seconds=20)
     unverified_records_per_minute: StrictInt = Field(default=60, ge=0)

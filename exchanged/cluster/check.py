@@ -2,58 +2,56 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import yaml
 
 from exchanged.authenticate.jws import time_claim, unverified
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.cluster.api import ApiError, KubernetesApi
-from exchanged.cluster.fence import fence
+from exchanged.cluster.check_fence import holds, known_as, stands
+from exchanged.cluster.check_rights import has_rights
+from exchanged.cluster.finding import Finding
 from exchanged.cluster.manifests import INSTANCE_LABEL, RBAC
 from exchanged.cluster.setup import token_audience
 from exchanged.config import Cluster, Credential
 from exchanged.model import PresentedToken
+
+__all__ = ["Finding", "check"]
 
 LONGEST_CREDENTIAL = 24 * 3600
 """Seconds that the daemon's own credential may live before it is called static."""
 DEFAULT_ROLES = frozenset(
     {
         "system:basic-user",
+        "system:cluster-trust-bundle-discovery",
         "system:discovery",
         "system:public-info-viewer",
         "system:service-account-issuer-discovery",
     }
 )
 """What Kubernetes itself binds to everybody."""
-ADMISSION = "/apis/admissionregistration.k8s.io/v1"
-
-JsonObject = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing: `wrong` (something will not work, or a promise does not hold) or `wide` (more than is needed)."""
+async def check(
+    name: str, cluster: Cluster, api: KubernetesApi, *, instance: str | None = None, reviewing_tokens: bool = False
+) -> list[Finding]:
+    """Everything that is to be said of a cluster by whoever has the daemon's credential there.
 
-    level: str
-    what: str
-    remedy: str
-
-    def as_json(self) -> JsonObject:
-        """For programs."""
-        return asdict(self)
-
-
-async def check(name: str, cluster: Cluster, api: KubernetesApi) -> list[Finding]:
-    """Everything that is to be said of a cluster.
+    `instance` is the id of the daemon's store, None where that is not at hand; `reviewing_tokens`, whether the daemon
+    asks the cluster about tokens.
 
     Raises:
         ClusterUnavailable: it does not answer.
     """
-    checks = [_credential(cluster), _rights(cluster, api), _fence(name, cluster, api)]
+    checks = [
+        _credential(cluster),
+        known_as(name, cluster, api),
+        has_rights(cluster, api, reviewing_tokens=reviewing_tokens),
+        stands(name, cluster, api, instance),
+    ]
     if cluster.mode == "bindings":
-        checks += [_everybody(cluster, api), _accounts(cluster, api), _audience(name, cluster, api)]
+        checks += [holds(name, cluster, api), _everybody(cluster, api), _accounts(cluster, api, instance)]
+        checks.append(_audience(name, cluster, api))
     found = await asyncio.gather(*(_listed(each) for each in checks))
     return [finding for findings in found for finding in findings]
 
@@ -93,95 +91,6 @@ def _static(credential: Credential) -> Iterable[str]:
                 yield f"{kind} of user {user.get('name')}"
 
 
-async def _rights(cluster: Cluster, api: KubernetesApi) -> AsyncIterator[Finding]:
-    for what, attributes in _needed(cluster):
-        if not await _may(api, attributes):
-            remedy = "apply what `exchanged cluster setup` prints"
-            yield Finding(level="wrong", what=f"the daemon may not {what}", remedy=remedy)
-    for what, attributes in _excess(cluster):
-        if await _may(api, attributes):
-            remedy = "take it away; `exchanged cluster setup` prints what is needed"
-            yield Finding(level="wide", what=f"the daemon may {what}", remedy=remedy)
-
-
-def _needed(cluster: Cluster) -> Iterable[tuple[str, JsonObject]]:
-    if cluster.mode == "authorizer":
-        return
-    grants, rbac = cluster.grants_namespace, "rbac.authorization.k8s.io"
-    yield "review access", {"group": "authorization.k8s.io", "resource": "subjectaccessreviews", "verb": "create"}
-    for verb in ("create", "delete", "get", "list"):
-        yield f"{verb} service accounts in {grants}", _on("", "serviceaccounts", verb, grants)
-        for namespace in cluster.namespaces:
-            yield f"{verb} role bindings in {namespace}", _on(rbac, "rolebindings", verb, namespace)
-    token = {**_on("", "serviceaccounts", "create", grants), "subresource": "token"}
-    yield f"request tokens in {grants}", token
-    for namespace in cluster.namespaces:
-        for role in cluster.cluster_roles:
-            yield (
-                f"bind cluster role {role} in {namespace}",
-                {**_on(rbac, "clusterroles", "bind", namespace), "name": role},
-            )
-        if cluster.fenced_roles:
-            yield f"make roles in {namespace}", _on(rbac, "roles", "escalate", namespace)
-
-
-def _excess(cluster: Cluster) -> Iterable[tuple[str, JsonObject]]:
-    rbac = "rbac.authorization.k8s.io"
-    yield "read secrets everywhere", _on("", "secrets", "get", "")
-    yield "bind in the whole cluster", _on(rbac, "clusterrolebindings", "create", "")
-    yield "make cluster roles", _on(rbac, "clusterroles", "create", "")
-    yield "bind every cluster role", _on(rbac, "clusterroles", "bind", "")
-    yield "move its own fence", _on("admissionregistration.k8s.io", "validatingadmissionpolicies", "update", "")
-    yield "impersonate", _on("", "users", "impersonate", "")
-    yield "make pods", _on("", "pods", "create", "")
-    if not cluster.fenced_roles:
-        for namespace in cluster.namespaces:
-            yield f"escalate in {namespace}", _on(rbac, "roles", "escalate", namespace)
-
-
-def _on(group: str, resource: str, verb: str, namespace: str) -> JsonObject:
-    return {"group": group, "resource": resource, "verb": verb, "namespace": namespace}
-
-
-async def _may(api: KubernetesApi, attributes: JsonObject) -> bool:
-    body = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SelfSubjectAccessReview",
-        "spec": {"resourceAttributes": attributes},
-    }
-    answer = await api.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
-    return answer.get("status", {}).get("allowed") is True
-
-
-async def _fence(name: str, cluster: Cluster, api: KubernetesApi) -> AsyncIterator[Finding]:
-    remedy = f"apply manifests.yaml of `exchanged cluster setup {name}`"
-    for expected in fence(cluster, token_audience(cluster)):
-        kind = expected["kind"]
-        plural = "validatingadmissionpolicies" if kind.endswith("Policy") else "validatingadmissionpolicybindings"
-        called = f"{kind} {expected['metadata']['name']}"
-        try:
-            found = await api.call("GET", f"{ADMISSION}/{plural}/{expected['metadata']['name']}")
-        except ApiError as error:
-            what = f"the fence has a gap: {called} is not there, or may not be read ({error.status})"
-            yield Finding(level="wrong", what=what, remedy=remedy)
-            continue
-        if not _includes(found["spec"], expected["spec"]):
-            yield Finding(level="wrong", what=f"the fence was moved: {called} is not what setup prints", remedy=remedy)
-
-
-def _includes(found: Any, expected: Any) -> bool:
-    """Whether everything expected is there; the server adds defaults of its own."""
-    if isinstance(expected, dict):
-        return isinstance(found, dict) and all(_includes(found.get(key), value) for key, value in expected.items())
-    if isinstance(expected, list):
-        return (
-            isinstance(found, list)
-            and len(found) == len(expected)
-            and all(_includes(*pair) for pair in zip(found, expected, strict=True))
-        )
-    return bool(found == expected)
-
-
 async def _everybody(cluster: Cluster, api: KubernetesApi) -> AsyncIterator[Finding]:
     """RBAC adds up: what everybody may do, every grant may."""
     groups = {"system:authenticated", "system:unauthenticated", "system:serviceaccounts"}
@@ -203,7 +112,7 @@ async def _everybody(cluster: Cluster, api: KubernetesApi) -> AsyncIterator[Find
                 yield Finding(level="wide", what=what, remedy="bind it to those who need it")
 
 
-async def _accounts(cluster: Cluster, api: KubernetesApi) -> AsyncIterator[Finding]:
+async def _accounts(cluster: Cluster, api: KubernetesApi, instance: str | None) -> AsyncIterator[Finding]:
     path = f"/api/v1/namespaces/{cluster.grants_namespace}/serviceaccounts"
     try:
         items = (await api.call("GET", path)).get("items") or ()
@@ -212,9 +121,10 @@ async def _accounts(cluster: Cluster, api: KubernetesApi) -> AsyncIterator[Findi
         return
     for item in items:
         labels, name = item["metadata"].get("labels") or {}, item["metadata"]["name"]
-        if INSTANCE_LABEL not in labels and name != "default":
-            what = f"{cluster.grants_namespace} holds {name}, which no daemon made"
-            yield Finding(level="wrong", what=what, remedy="keep that namespace to grants")
+        made_by = labels.get(INSTANCE_LABEL)
+        if (made_by is None or made_by != (instance or made_by)) and name != "default":
+            what = f"{cluster.grants_namespace} holds {name}, which this daemon did not make"
+            yield Finding(level="wrong", what=what, remedy="keep that namespace to this daemon's grants")
 
 
 async def _audience(name: str, cluster: Cluster, api: KubernetesApi) -> AsyncIterator[Finding]:

@@ -6,12 +6,15 @@ from datetime import datetime
 from typing import Any, Final
 
 from exchanged.cluster.authorizer import USER_PREFIX
+from exchanged.cluster.kinds import OF_NO_NAMESPACE
 from exchanged.cluster.manifests import RUN_AS
 from exchanged.model import ClusterTraits, Grant, GrantId, GrantState
 from exchanged.policy.narrow import covers
 
 CREDENTIAL_ID: Final = "authentication.kubernetes.io/credential-id"
+NO_SUCH_GRANT: Final = "exchanged: no such grant at this cluster"
 
+_COLLECTION_VERBS: Final = frozenset({"list", "watch", "deletecollection"})
 _BASELINE_PATHS: Final = ("/api", "/apis", "/openapi", "/version")
 _BASELINE_REVIEWS: Final = frozenset(
     {
@@ -50,7 +53,7 @@ def review(spec: Mapping[str, Any], grant: Grant | None, cluster: ClusterTraits,
     if grant_id_of(spec) is None:
         return Verdict(False, False, "")
     if grant is None or grant.cluster != cluster.name:
-        return _denied("no such grant at this cluster")
+        return Verdict(False, True, NO_SUCH_GRANT)
     if (spec.get("user"), spec.get("uid")) != (grant.plan.user, grant.id):
         return _denied("not the user of this grant")
     extra = spec.get("extra")
@@ -89,6 +92,9 @@ def _covered(spec: Mapping[str, Any], grant: Grant, cluster: ClusterTraits) -> b
     if namespace in cluster.closed_namespaces:
         return False
     if not allowed.cluster_scoped and namespace not in allowed.namespaces:
+        return False
+    if not namespace and verb in _COLLECTION_VERBS and (group, resource) not in OF_NO_NAMESPACE:
+        # Of a kind that has namespaces, the closed ones would be in the answer; and a request does not say which it is.
         return False
     if (group, resource, subresource, verb) == ("", "serviceaccounts", "", RUN_AS):
         return str(asked.get("name", "")) in allowed.workload_accounts

@@ -8,14 +8,13 @@ import yaml
 
 from exchanged.cluster.authorizer import USER_PREFIX
 from exchanged.cluster.fence import DAEMON_ACCOUNT, fence
-from exchanged.cluster.manifests import RUN_AS
-from exchanged.config import Cluster, Configuration, KubernetesIssuer
+from exchanged.cluster.rights import reviews_tokens, rights
+from exchanged.cluster.state import instance as instance_of
+from exchanged.config import Cluster, Configuration
 
 JsonObject = dict[str, Any]
 WEBHOOK_PATH = "/authorize"
 WEBHOOK_SECONDS = 3
-_RBAC = "rbac.authorization.k8s.io"
-_RBAC_V1 = f"{_RBAC}/v1"
 
 
 def render(configuration: Configuration, name: str, directory: str) -> list[tuple[str, str]]:
@@ -24,7 +23,7 @@ def render(configuration: Configuration, name: str, directory: str) -> list[tupl
     `directory` is where files will lie on the control plane's hosts. No text holds a key.
 
     Raises:
-        ValueError: the configuration lacks what a file needs.
+        ValueError: the configuration, or the state folder, lacks what a file needs.
     """
     cluster = configuration.clusters[name]
     files = [("manifests.yaml", _manifests(configuration, name, cluster))]
@@ -49,82 +48,22 @@ def audience(configuration: Configuration, name: str) -> str:
 
 
 def _manifests(configuration: Configuration, name: str, cluster: Cluster) -> str:
-    reviewed = any(
-        isinstance(issuer, KubernetesIssuer) and issuer.cluster == name for issuer in configuration.issuers.values()
-    )
-    objects = [_namespace(cluster.daemon_namespace), _service_account(cluster)]
-    rules: list[JsonObject] = []
-    if reviewed:
-        rules.append({"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]})
+    """The fence comes before any right that it bounds."""
+    namespaces = [cluster.daemon_namespace]
+    instance = ""
     if cluster.mode == "bindings":
-        objects.insert(1, _namespace(cluster.grants_namespace))
-        rules.append(
-            {"apiGroups": ["authorization.k8s.io"], "resources": ["subjectaccessreviews"], "verbs": ["create"]}
-        )
-        # Roles are watched because they change; bindings are read by `cluster check`. Neither says a secret.
-        rules.append({"apiGroups": [_RBAC], "resources": ["clusterroles"], "verbs": ["get", "list", "watch"]})
-        rules.append({"apiGroups": [_RBAC], "resources": ["clusterrolebindings"], "verbs": ["list"]})
-    if cluster.credential is not None:
-        # To see that the fence stands, and where; never to move it.
-        rules.append(
-            {
-                "apiGroups": ["admissionregistration.k8s.io"],
-                "resources": ["validatingadmissionpolicies", "validatingadmissionpolicybindings"],
-                "verbs": ["get"],
-            }
-        )
-    if rules:
-        objects += _bound("ClusterRole", "", rules, cluster)
-    if cluster.mode == "bindings":
-        objects += _bindings_rights(cluster)
-    objects += fence(cluster, token_audience(cluster))
+        namespaces.append(cluster.grants_namespace)
+        instance = instance_of(configuration.state)
+    objects = [_namespace(namespace) for namespace in namespaces]
+    objects += fence(cluster, token_audience(cluster), instance)
+    if cluster.daemon_user is None:
+        objects.append(_service_account(cluster))
+    objects += rights(cluster, reviewing_tokens=reviews_tokens(configuration, name))
     head = (
-        f"# Rights of the daemon at cluster {name} (mode {cluster.mode}), and the fence around it and its grants.\n"
+        f"# The fence around the daemon and its grants at cluster {name} (mode {cluster.mode}), and what the daemon may.\n"
         "# kubectl apply --server-side -f manifests.yaml\n"
     )
     return head + yaml.safe_dump_all(objects, sort_keys=False, width=120)
-
-
-def _bindings_rights(cluster: Cluster) -> list[JsonObject]:
-    own = ["create", "delete", "get", "list"]
-    in_grants: list[JsonObject] = [
-        {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": own},
-        {"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"]},
-    ]
-    objects = _bound("Role", cluster.grants_namespace, in_grants, cluster)
-    in_targets: list[JsonObject] = [
-        {"apiGroups": [_RBAC], "resources": ["rolebindings", "roles"], "verbs": own},
-        # Held so that it may be given: nothing but the fence knows this verb.
-        {"apiGroups": [""], "resources": ["serviceaccounts"], "verbs": [RUN_AS]},
-    ]
-    if cluster.cluster_roles:
-        listed = list(cluster.cluster_roles)
-        in_targets.append(
-            {"apiGroups": [_RBAC], "resources": ["clusterroles"], "resourceNames": listed, "verbs": ["bind"]}
-        )
-    if cluster.fenced_roles:
-        # To make a role with rules that it does not hold itself, and to bind it. The fence says which rules.
-        in_targets.append({"apiGroups": [_RBAC], "resources": ["roles"], "verbs": ["escalate", "bind"]})
-    for namespace in cluster.namespaces:
-        objects += _bound("Role", namespace, in_targets, cluster)
-    return objects
-
-
-def _bound(kind: str, namespace: str, rules: list[JsonObject], cluster: Cluster) -> list[JsonObject]:
-    head: JsonObject = {"name": DAEMON_ACCOUNT}
-    if namespace:
-        head["namespace"] = namespace
-    subject = {"kind": "ServiceAccount", "name": DAEMON_ACCOUNT, "namespace": cluster.daemon_namespace}
-    return [
-        {"apiVersion": _RBAC_V1, "kind": kind, "metadata": head, "rules": rules},
-        {
-            "apiVersion": _RBAC_V1,
-            "kind": f"{kind}Binding",
-            "metadata": head,
-            "roleRef": {"apiGroup": _RBAC, "kind": kind, "name": DAEMON_ACCOUNT},
-            "subjects": [subject],
-        },
-    ]
 
 
 def _namespace(name: str) -> JsonObject:

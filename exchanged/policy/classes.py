@@ -50,6 +50,7 @@ TABLE: Final[tuple[tuple[str, frozenset[str], frozenset[str], frozenset[str]], .
                 "certificatesigningrequests",
                 "certificatesigningrequests/approval",
                 "certificatesigningrequests/status",
+                "clustertrustbundles",
                 "signers",
                 "podcertificaterequests",
                 "podcertificaterequests/status",
@@ -64,7 +65,7 @@ TABLE: Final[tuple[tuple[str, frozenset[str], frozenset[str], frozenset[str]], .
         WRITES | {"bind", "escalate"},
     ),
     # A new service account, a webhook or a policy is a way around what RBAC says.
-    (RBAC, frozenset({""}), frozenset({"serviceaccounts"}), _MAKES),
+    (RBAC, frozenset({""}), frozenset({"serviceaccounts"}), WRITES),
     (RBAC, frozenset({"admissionregistration.k8s.io"}), _ANY, WRITES),
     (RBAC, frozenset({"apiregistration.k8s.io"}), _ANY, WRITES),
     (RBAC, frozenset({"apiextensions.k8s.io"}), _ANY, WRITES),
@@ -75,7 +76,25 @@ TABLE: Final[tuple[tuple[str, frozenset[str], frozenset[str], frozenset[str]], .
         frozenset({"impersonate"}),
     ),
     (NODES, frozenset({""}), frozenset({"nodes", "nodes/status", "nodes/proxy"}), WRITES),
-    (NODES, frozenset({""}), frozenset({"nodes/proxy", "nodes/log", "nodes/configz"}), _ANY),
+    # What a kubelet serves itself: what runs there, with its environment, logs and memory.
+    (
+        NODES,
+        frozenset({""}),
+        frozenset(
+            {
+                "nodes/checkpoint",
+                "nodes/configz",
+                "nodes/healthz",
+                "nodes/log",
+                "nodes/metrics",
+                "nodes/pods",
+                "nodes/proxy",
+                "nodes/spec",
+                "nodes/stats",
+            }
+        ),
+        _ANY,
+    ),
     # A volume can be a path of the host.
     (NODES, frozenset({""}), frozenset({"persistentvolumes"}), _MAKES),
     # Labels of a namespace decide what admission lets through; and a namespace takes everything with it.

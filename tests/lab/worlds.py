@@ -1,5 +1,6 @@
 """A daemon and a cluster that know each other, by what `exchanged cluster setup` prints and nothing else."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from tests.daemon import Daemon
 from tests.issuers import FakeIssuer
 from tests.lab.cluster import Cluster, ClusterOptions
 
+FENCED_SECONDS = 20
 POD_AUDIENCE = "https://exchanged.example"
 
 
@@ -57,6 +59,10 @@ def world(folder: Path, modes: dict[str, dict[str, Any]], policies: dict[str, st
         for name in bound:
             daemon.settings["issuers"][f"pods-of-{name}"] = pods_of(clusters[name], name, daemon)
         daemon.write()
+        if bound:
+            # The fence goes by the id of the daemon's store, which is there when the daemon has been there.
+            daemon.start()
+            daemon.stop()
         for name, cluster in clusters.items():
             prepare(cluster)
             if name in bound:
@@ -103,6 +109,16 @@ def credential(daemon: Daemon, name: str, cluster: Cluster) -> None:
     cluster.apply((files / "manifests.yaml").read_text())
     token = cluster.service_account_token("exchanged", "exchanged", cluster.issuer)
     (daemon.folder / f"{name}.token").write_text(token)
+
+
+def until_fenced(made: World) -> None:
+    """An admission policy is in force a moment after it was applied; the daemon's, when this returns."""
+    token = (made.daemon.folder / "prod.token").read_text()
+    body = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "x"}}
+    path = "/api/v1/namespaces/exchanged-grants/serviceaccounts?dryRun=All"
+    until = time.monotonic() + FENCED_SECONDS
+    while made.cluster.request("POST", path, token=token, body=body)[0] == 201:
+        assert time.monotonic() < until
 
 
 def set_up(daemon: Daemon, name: str, cluster: Cluster) -> None:
