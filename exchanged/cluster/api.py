@@ -6,7 +6,6 @@ models cost more than the calls themselves.
 
 import asyncio
 import json
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import aiohttp
+import yaml
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_kube_config
@@ -31,10 +31,13 @@ WATCH_SECONDS = 300
 """After which a watch is begun anew; API servers end them anyway."""
 
 JsonObject = dict[str, Any]
+_NO_CREDENTIAL = (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError, AttributeError)
+"""What the library raises of files that are not there, half written, or no kubeconfig at all."""
+_NO_ANSWER = (aiohttp.ClientError, OSError, TimeoutError)
 
 
 class ApiError(Exception):
-    """The API server answered, and not with success."""
+    """The API server answered, and not with success or not with what it should have."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(f"{status} {message}")
@@ -78,13 +81,15 @@ class KubernetesApi:
             async with asyncio.timeout(self._time_out):
                 response = await self._send(method, path, body, query, self._time_out)
                 raw = await response.read()
-        except (aiohttp.ClientError, OSError, TimeoutError, ConfigException, ssl.SSLError) as error:
+        except (*_NO_ANSWER, ValueError) as error:
             self._observe("error")
-            raise self._unavailable(f"{method} {path}: {type(error).__name__} {error}") from error
+            raise self._no_answer(f"{method} {path}", error) from error
         self._observe(str(response.status))
         answer = _object(raw)
         if response.status >= 400:  # noqa: PLR2004 - client and server errors
-            self._refuse(response.status, method, path, answer)
+            self._refuse(response.status, method, path, answer or {"message": raw[:200].decode(errors="replace")})
+        if answer is None:
+            raise self._unavailable(f"{method} {path}: what answered is no API server")
         return answer
 
     async def watch(self, path: str, resource_version: str) -> AsyncIterator[JsonObject]:
@@ -98,15 +103,11 @@ class KubernetesApi:
         try:
             response = await self._send("GET", path, None, query, WATCH_SECONDS + self._time_out)
             if response.status >= 400:  # noqa: PLR2004 - client and server errors
-                self._refuse(response.status, "WATCH", path, _object(await response.read()))
+                self._refuse(response.status, "WATCH", path, _object(await response.read()) or {})
             async for line in response.response.content:
-                event = _object(line)
-                if event.get("type") == "ERROR":
-                    status = event.get("object", {})
-                    raise ApiError(int(status.get("code", 500)), str(status.get("message", "")))
-                yield event
-        except (aiohttp.ClientError, OSError, TimeoutError, ConfigException) as error:
-            raise self._unavailable(f"WATCH {path}: {type(error).__name__} {error}") from error
+                yield _event(line)
+        except (*_NO_ANSWER, ValueError) as error:
+            raise self._no_answer(f"WATCH {path}", error) from error
 
     async def review(self, token: PresentedToken, audiences: tuple[str, ...]) -> TokenReview:
         """See `TokenReviewer.review`."""
@@ -119,16 +120,10 @@ class KubernetesApi:
             answer = await self.call("POST", "/apis/authentication.k8s.io/v1/tokenreviews", body)
         except ApiError as error:
             raise self._unavailable(f"TokenReview: {error}") from error
-        status = answer.get("status", {})
-        user = status.get("user", {})
-        return TokenReview(
-            authenticated=status.get("authenticated") is True,
-            audiences=tuple(status.get("audiences", ())),
-            username=str(user.get("username", "")),
-            uid=str(user.get("uid", "")),
-            extra={key: tuple(values) for key, values in user.get("extra", {}).items()},
-            error=str(status.get("error", ""))[:200],
-        )
+        try:
+            return _review(answer)
+        except (AttributeError, TypeError) as error:
+            raise self._unavailable("TokenReview: what answered is no API server") from error
 
     async def close(self) -> None:
         """Lets go of connections."""
@@ -156,19 +151,23 @@ class KubernetesApi:
         async with self._reading:
             if self._fresh is not None and time.monotonic() - self._read_at < CREDENTIAL_SECONDS:
                 return self._fresh
-            configuration = await self._configured()
             before = self._fresh
-            if before is not None and _connection(configuration) == _connection(before[0]):
-                self._fresh = (configuration, before[1])
-            else:
-                self._fresh = (configuration, RESTClientObject(configuration))
-                if before is not None:
-                    await before[1].close()
+            try:
+                configuration = await self._configured()
+                same = before is not None and _connection(configuration) == _connection(before[0])
+                rest = before[1] if before is not None and same else RESTClientObject(configuration)
+            except _NO_CREDENTIAL as error:
+                # Of the error its kind alone: parts of a file that holds a token may be in its text.
+                raise self._unavailable(f"its own credential cannot be read: {type(error).__name__}") from error
+            self._fresh = (configuration, rest)
             self._read_at = time.monotonic()
+            if before is not None and not same:
+                await before[1].close()
             return self._fresh
 
     async def _configured(self) -> Configuration:
-        configuration = Configuration(connection_pool_maxsize=POOL, retries=False)
+        # None, not False: that is a number to the library, and has it try again until the time is over.
+        configuration = Configuration(connection_pool_maxsize=POOL, retries=None)
         if self._credential.kubeconfig is not None:
             load: Any = load_kube_config
             await load(
@@ -193,6 +192,11 @@ class KubernetesApi:
             raise self._unavailable(f"{method} {path}: {status} {message}")
         raise ApiError(status, f"{method} {path}: {message}")
 
+    def _no_answer(self, what: str, error: Exception) -> ClusterUnavailable:
+        # A bad header's text would be part of a bad value's.
+        text = str(error) if isinstance(error, _NO_ANSWER) else ""
+        return self._unavailable(f"{what}: {type(error).__name__} {text}".rstrip())
+
     def _unavailable(self, detail: str) -> ClusterUnavailable:
         return ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{self._name}: {detail}")
 
@@ -203,9 +207,46 @@ def _connection(configuration: Configuration) -> tuple[object, ...]:
     return tuple(getattr(configuration, name, None) for name in names)
 
 
-def _object(raw: bytes) -> JsonObject:
+def text_at(answer: JsonObject, *path: str) -> str:
+    """The text at a path of an answer.
+
+    Raises:
+        ApiError: it is not there, so what answered is hardly an API server.
+    """
+    value: Any = answer
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    if not isinstance(value, str) or not value:
+        raise ApiError(200, f"the answer has no {'.'.join(path)}")
+    return value
+
+
+def _object(raw: bytes) -> JsonObject | None:
     try:
         value = json.loads(raw)
     except ValueError:
-        return {"message": raw[:200].decode(errors="replace")}
-    return value if isinstance(value, dict) else {}
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _event(line: bytes) -> JsonObject:
+    event = _object(line)
+    if event is None or not isinstance(event.get("object"), dict):
+        raise ApiError(200, "an event of a watch has no object")
+    if event.get("type") == "ERROR":
+        status = event["object"]
+        raise ApiError(int(status.get("code", 500)), str(status.get("message", "")))
+    return event
+
+
+def _review(answer: JsonObject) -> TokenReview:
+    status = answer.get("status", {})
+    user = status.get("user", {})
+    return TokenReview(
+        authenticated=status.get("authenticated") is True,
+        audiences=tuple(status.get("audiences", ())),
+        username=str(user.get("username", "")),
+        uid=str(user.get("uid", "")),
+        extra={key: tuple(values) for key, values in user.get("extra", {}).items()},
+        error=str(status.get("error", ""))[:200],
+    )
