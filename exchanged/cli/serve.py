@@ -47,11 +47,18 @@ def serve(
     try:
         uvloop.run(_serve(configuration))
     except (StoreInUse, OSError, ValueError) as error:
-        fail(str(error), Exit.UNAVAILABLE)
+        fail(_why(config, error), Exit.UNAVAILABLE)
     except ExchangeError as error:
         fail(error.detail, Exit.UNAVAILABLE)
     except ExceptionGroup as group:
-        fail("; ".join(str(error) for error in _leaves(group)), Exit.UNAVAILABLE)
+        fail(_why(config, *_leaves(group)), Exit.UNAVAILABLE)
+
+
+def _why(config: Path, *errors: BaseException) -> str:
+    """What stopped the daemon; a value that cannot be used is one that the configuration has, or leads to."""
+    told = "; ".join(str(error) for error in errors)
+    in_files = any(isinstance(error, ValueError) for error in errors)
+    return f"{told}; `exchanged config check {config}` may know more" if in_files else told
 
 
 async def _serve(configuration: "Configuration") -> None:

@@ -57,6 +57,8 @@ def test_help_says_how_errors_are_told() -> None:
 def test_a_cluster_is_set_up_in_json(tmp_path: Path) -> None:
     """The files that an administrator applies are names and texts, or names and paths where they were written."""
     config = configuration(tmp_path, clusters={"managed": BINDINGS}, issuers=_issuers())
+    (tmp_path / "state").mkdir(mode=0o700)
+    assert run("store", "new-epoch", "--config", config).code == 0, "the store is there"
     (file,) = run("cluster", "setup", "managed", "--config", config, "-o", "json").json["files"]
     assert file["name"] == "manifests.yaml"
     assert "kind: ValidatingAdmissionPolicy" in file["text"]

@@ -1,3 +1,4 @@
+import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +102,13 @@ def test_every_key_is_explained() -> None:
     """The page on the configuration names every key that there is."""
     page = Path("docs/configuration.md").read_text()
     assert sorted(key for key in _keys(Configuration) if not re.search(rf"\b{key}\b", page)) == []
+
+
+def test_limits_are_those_of_the_program() -> None:
+    """The page says of each limit what holds without it."""
+    page = Path("docs/configuration.md").read_text()
+    defaults = json.loads(Path("docs/schemas/configuration.json").read_text())["$defs"]["Limits"]["properties"]
+    assert [name for name, limit in defaults.items() if f"`{name}` {limit['default']}" not in page] == []
 
 
 @pytest.mark.parametrize(
