@@ -22,7 +22,8 @@ async def stands(name: str, cluster: Cluster, api: KubernetesApi, instance: str 
 
     With `instance` None, for whichever daemon it was printed.
     """
-    files = f"manifests.yaml of `exchanged cluster setup {name}`"
+    files = f"-f manifests.yaml of `exchanged cluster setup {name}`"
+    apply = f"kubectl apply --server-side --force-conflicts {files}"
     for expected in fence(cluster, token_audience(cluster), instance or ""):
         kind = expected["kind"]
         plural = "validatingadmissionpolicies" if kind.endswith("Policy") else "validatingadmissionpolicybindings"
@@ -31,16 +32,14 @@ async def stands(name: str, cluster: Cluster, api: KubernetesApi, instance: str 
             found = await api.call("GET", f"{ADMISSION}/{plural}/{expected['metadata']['name']}")
         except ApiError as error:
             what = f"the fence has a gap: {called} is not there, or may not be read ({error.status})"
-            yield Finding(level="wrong", what=what, remedy=f"kubectl apply --server-side, {files}")
+            yield Finding(level="wrong", what=what, remedy=apply)
             continue
         pair = [_without_instance(each["spec"]) if instance is None else each["spec"] for each in (found, expected)]
         different = list(_differences(pair[0], pair[1], "spec"))
         if different:
             what = f"the fence was moved: {called} is not what setup prints ({', '.join(different[:_NAMED])})"
-            remedy = (
-                f"kubectl apply --server-side --force-conflicts, {files}; what somebody added stays then: "
-                "kubectl replace takes that back too"
-            )
+            # To apply is to merge: an entry that somebody added to a list would stay.
+            remedy = f"kubectl replace {files}"
             yield Finding(level="wrong", what=what, remedy=remedy)
 
 
