@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import resource
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -28,17 +29,24 @@ from exchanged.keys.certificates import Authority, FileCertificate, OwnCertifica
 from exchanged.keys.signing import KeyRing
 from exchanged.log.record import Record, RecordKind
 from exchanged.metrics import Metrics
-from exchanged.model import ClusterName, GrantId, GrantState
+from exchanged.model import ClusterName, GrantId, GrantState, RequestContext
 from exchanged.policy.compiled import Compiler
 from exchanged.policy.folder import LoadReport, PolicyFolder
 from exchanged.ports import Bounds, GrantQuery
+from exchanged.readiness import Readiness
 from exchanged.refusals import Refusals
 from exchanged.store.sqlite import SqliteStore
+from exchanged.time_limit import TimeLimit
 
 log = logging.getLogger(__name__)
 
 READY_SECONDS = 0.25
 """How often health checks learn whether a grant could be issued."""
+MOST_CONNECTIONS = 2_000
+"""Of one door: an idle one costs some 50 KB, and clients that keep theirs are few."""
+DOORS = 3
+"""Shares of the descriptors: one each for the two doors that anybody can reach, one for the store, the clusters, the
+issuers, the authorizer's door and the local socket."""
 METRICS_SECONDS = 5.0
 """How often the gauges are set."""
 YOUNG_OBJECTS = 20_000
@@ -115,20 +123,21 @@ class Daemon:
         )
         self.endings = Endings(store=store, clusters=self.clusters.modes, clock=now)
         limits = configuration.limits
+        self.refusals = Refusals(store=store, clock=now, unverified_per_minute=limits.unverified_records_per_minute)
         self.exchanger = Exchanger(
             authenticators=self.issuers.authenticators,
             policies=self.policies,
             clusters=self.clusters.modes,
             store=store,
             endings=self.endings,
-            refusals=Refusals(store=store, clock=now, unverified_per_minute=limits.unverified_records_per_minute),
+            refusals=self.refusals,
             bounds=Bounds(live_per_subject=limits.live_grants_per_subject, live_in_all=limits.live_grants),
             time_out=limits.exchange_time_out.total_seconds(),
             clock=now,
             observe=self.metrics.exchange,
         )
+        self.readiness = Readiness(store=store, issuers=self.issuers, clusters=self.clusters, clock=now)
         self._started = Started()
-        self._draining = False
 
     async def run(self, on_started: Callable[[Started], None], stop: asyncio.Event) -> None:
         """Runs until `stop`; drains, and says so in the log."""
@@ -147,7 +156,7 @@ class Daemon:
                 await listening.wait()
                 on_started(self._started)
                 await stop.wait()
-                self._draining = True
+                self.readiness.draining = True
                 for door in open_doors:
                     door.cancel()
             await self.exchanger.drain()
@@ -157,20 +166,6 @@ class Daemon:
         await self.clusters.close()
         await self._append(RecordKind.STOPPED, {})
 
-    async def unready(self) -> tuple[str, ...]:
-        """Why no grant could be issued now; () means that one could."""
-        if self._draining:
-            return ("stopping",)
-        try:
-            await self.store.last_sequence()
-        except ExchangeError as error:
-            return (error.detail,)
-        reasons: list[str] = []
-        for what, parts in (("issuer", self.issuers.unready()), ("cluster", self.clusters.unready())):
-            if all(reason is not None for reason in parts.values()):
-                reasons += [f"{what} {name}: {reason}" for name, reason in parts.items()]
-        return tuple(reasons)
-
     def _background(self) -> list[Coroutine[Any, Any, None]]:
         work: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             *((f"issuer {authenticator.name}", authenticator.run) for authenticator in self.issuers.each),
@@ -179,6 +174,7 @@ class Daemon:
             ("endings", self.endings.run),
             ("signing keys", partial(self.keys.run, self._keys_changed)),
             ("gauges", self._set_gauges),
+            ("readiness", self.readiness.run),
         ]
         return [steadily(what, each) for what, each in work]
 
@@ -196,12 +192,20 @@ class Daemon:
 
             return note
 
+        time_limit, connections = TimeLimit(limits.exchange_time_out.total_seconds()), connections_per_door()
         certificates = {name: self._certificate(door) for name, door in (("grpc", doors.grpc), ("http", doors.http))}
         grpc_door = GrpcDoor(
             **_address(doors.grpc.listen),
             certificate=certificates["grpc"],
-            servicer=Servicer(exchanger=self.exchanger, clock=now, most_in_flight=limits.requests_in_flight),
+            servicer=Servicer(
+                exchanger=self.exchanger,
+                clock=now,
+                most_in_flight=limits.requests_in_flight,
+                time_limit=time_limit,
+                turned_away=self._turned_away,
+            ),
             max_message=limits.request_bytes,
+            most_connections=connections,
             drain=limits.drain,
         )
         http_door = HttpDoor(
@@ -210,11 +214,14 @@ class Daemon:
             issuer=configuration.issuer,
             exchanger=self.exchanger,
             jwks=self.keys.jwks,
-            unready=self.unready,
+            unready=self.readiness.lacking,
             metrics=self.metrics.text,
             clock=now,
             max_body=limits.request_bytes,
             most_in_flight=limits.requests_in_flight,
+            most_connections=connections,
+            time_limit=time_limit,
+            turned_away=self._turned_away,
             drain=limits.drain,
         )
         admin = AdminDoor(
@@ -272,12 +279,13 @@ class Daemon:
     async def status(self) -> dict[str, Any]:
         """What `exchanged status` shows."""
         counts = await self.store.counts()
-        reasons = await self.unready()
+        lacking = await self.readiness.lacking()
         return {
             "version": __version__,
             "instance": self.store.instance,
-            "ready": not reasons,
-            "reasons": list(reasons),
+            "ready": not lacking,
+            "reasons": [f"{what}: {why}" for what, why in lacking.items()],
+            "remarks": [] if len(self.policies.current) else ["no policy is in force: every request is refused"],
             "listening": self._started.addresses,
             "live_grants": counts.live,
             "backlog": counts.backlog,
@@ -331,10 +339,15 @@ class Daemon:
 
     async def _tell_readiness(self, door: GrpcDoor) -> None:
         while True:
-            ready = not await self.unready()
+            ready = not await self.readiness.lacking()
             self.metrics.ready.set(1 if ready else 0)
-            await door.tell_health(ready=ready)
+            door.tell_health(ready=ready)
             await asyncio.sleep(READY_SECONDS)
+
+    async def _turned_away(self, refusal: ExchangeError, context: RequestContext) -> None:
+        """An exchange that a door refused before it began is counted like any other."""
+        self.metrics.exchange(context.door, refusal.reason.value, 0.0)
+        await self.refusals.turned_away(refusal, context)
 
     async def _set_gauges(self) -> None:
         while True:
@@ -360,6 +373,14 @@ def keep_what_is_there() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
+
+
+def connections_per_door() -> int:
+    """How many connections each public door may have, so that the rest of the daemon keeps descriptors of its own."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(MOST_CONNECTIONS, hard // DOORS) if hard != resource.RLIM_INFINITY else MOST_CONNECTIONS
 
 
 def own_hosts(configuration: Configuration) -> list[str]:

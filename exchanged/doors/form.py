@@ -6,12 +6,22 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import unquote_plus
 
-from exchanged.doors.messages import check_detail_type, check_grant_type
+from exchanged.doors.messages import (
+    LONGEST_LIFETIME,
+    check_count,
+    check_detail_type,
+    check_grant_type,
+    scopes,
+)
 from exchanged.errors import MalformedRequest, Reason
 from exchanged.model import AuthorizationDetail, ExchangeRequest, GrantId, PresentedToken
+from exchanged.request import DETAIL_VALUES, VALUES
 
 MAX_FIELDS = 100
 """Parameters of one request; there are fourteen, of which two may come often."""
+MAX_ESCAPES = 4_096
+"""Characters of a body that are written as %XX: each costs more time than many that are not. Details of 32 rules have
+about 2,000."""
 REPEATABLE = frozenset({"audience", "resource"})
 """RFC 8693 §2.1; every other parameter comes at most once (RFC 6749 §3.2)."""
 _DETAIL_FIELDS = {
@@ -26,7 +36,7 @@ Form = Mapping[str, list[str]]
 
 
 def parse(body: bytes) -> Form:
-    """The parameters that have a value (RFC 6749 §3.2: one without is taken as left out).
+    """The parameters that have a value; one without, with or without its "=", is taken as left out (RFC 6749 §3.2).
 
     Raises:
         MalformedRequest: not a form, or a parameter is repeated.
@@ -35,12 +45,12 @@ def parse(body: bytes) -> Form:
         return {}
     if body.count(b"&") >= MAX_FIELDS:
         raise MalformedRequest(Reason.MALFORMED, f"more than {MAX_FIELDS} parameters")
+    if body.count(b"%") > MAX_ESCAPES:
+        raise MalformedRequest(Reason.PARAMETER_TOO_LONG, f"more than {MAX_ESCAPES} escaped characters")
     form: dict[str, list[str]] = {}
     try:
         for field in body.decode("ascii").split("&"):
-            name, equals, value = field.partition("=")
-            if not equals:
-                raise MalformedRequest(Reason.MALFORMED, "the body is not a form")
+            name, _, value = field.partition("=")
             if "%" in field or "+" in field:
                 name, value = unquote_plus(name, errors="strict"), unquote_plus(value, errors="strict")
             if name in form and name not in REPEATABLE:
@@ -66,6 +76,15 @@ def required(form: Form, name: str) -> str:
     return value
 
 
+def token(form: Form) -> PresentedToken:
+    """The token that is given back, or asked about.
+
+    Raises:
+        MalformedRequest: there is none.
+    """
+    return PresentedToken(text=required(form, "token"))
+
+
 def request(form: Form) -> ExchangeRequest:
     """What a caller asks for. Parameters that nobody knows are ignored (RFC 6749 §3.2).
 
@@ -82,7 +101,7 @@ def request(form: Form) -> ExchangeRequest:
         requested_token_type=one(form, "requested_token_type"),
         audience=tuple(form.get("audience", ())),
         resource=tuple(form.get("resource", ())),
-        scope=tuple((one(form, "scope") or "").split()),
+        scope=scopes(one(form, "scope") or ""),
         authorization_details=_details(one(form, "authorization_details")),
         intent=one(form, "intent") or "",
         lifetime=_lifetime(one(form, "requested_lifetime")),
@@ -94,7 +113,7 @@ def _lifetime(text: str | None) -> timedelta | None:
     """Seconds, as in `expires_in`."""
     if text is None:
         return None
-    if not (text.isascii() and text.isdigit() and len(text) <= len("1000000")):
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(LONGEST_LIFETIME))):
         raise _malformed(Reason.MALFORMED, "requested_lifetime")
     return timedelta(seconds=int(text))
 
@@ -109,6 +128,7 @@ def _details(text: str | None) -> tuple[AuthorizationDetail, ...]:
         raise _malformed(Reason.MALFORMED, "authorization_details") from error
     if not isinstance(listed, list):
         raise _malformed(Reason.MALFORMED, "authorization_details")
+    check_count(listed, VALUES)
     return tuple(_detail(each) for each in listed)
 
 
@@ -121,7 +141,10 @@ def _detail(value: Any) -> AuthorizationDetail:
         raise _malformed(Reason.MALFORMED, "authorization_details")
     fields = {ours: value.get(theirs, []) for theirs, ours in _DETAIL_FIELDS.items()}
     for values in fields.values():
-        if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+        if not isinstance(values, list):
+            raise _malformed(Reason.MALFORMED, "authorization_details")
+        check_count(values, DETAIL_VALUES)
+        if not all(isinstance(each, str) for each in values):
             raise _malformed(Reason.MALFORMED, "authorization_details")
     return AuthorizationDetail(**{name: tuple(values) for name, values in fields.items()})
 

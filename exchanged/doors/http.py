@@ -9,30 +9,33 @@ from urllib.parse import urlsplit
 
 import orjson
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
-from exchanged.doors import form, messages
+from exchanged.doors import bodies, form
+from exchanged.doors.connections import Connections, listen
 from exchanged.doors.gathering import Gathering
 from exchanged.doors.grpc import is_loopback
+from exchanged.doors.in_time import TurnedAway, in_time
+from exchanged.doors.quiet import keep_callers_out_of_the_log
+from exchanged.doors.reading import Bodies
 from exchanged.doors.status import oauth
 from exchanged.doors.tls import server_context, sync_certificate
-from exchanged.errors import MalformedRequest, Reason, TooManyRequests
+from exchanged.errors import ExchangeError, MalformedRequest, Reason, TooManyRequests
 from exchanged.exchange import Exchanger
 from exchanged.keys.certificates import ServingCertificate
-from exchanged.log import entries
-from exchanged.model import ClusterTraits, Exchanged, Grant, PresentedToken, RequestContext, RequestId
+from exchanged.model import RequestContext, RequestId
+from exchanged.time_limit import TimeLimit
 
 RETRY_WHEN_OVERLOADED = timedelta(seconds=1)
 KEYS_MAX_AGE = 15
 """Seconds. API servers learn of a new key that much later, and no later."""
 HEADER_SECONDS = 75.0
 """How long an idle connection is kept."""
-BODY_SECONDS = 10.0
-"""How long the body of a request may take to come: a form is small, and whoever sends it slowly wants us to wait."""
+READ_BYTES = 16 * 1024
+"""What a connection may have in its buffer before nobody asked for it; twice that at most."""
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 SECURITY = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 ANSWER = {**NO_STORE, **SECURITY}
-FORM = "application/x-www-form-urlencoded"
+PUBLISHED = {"Cache-Control": f"max-age={KEYS_MAX_AGE}", **SECURITY}
 
 Work = Callable[[form.Form, RequestContext], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -49,11 +52,14 @@ class HttpDoor:
         issuer: str,
         exchanger: Exchanger,
         jwks: Callable[[], Mapping[str, Any]],
-        unready: Callable[[], Awaitable[tuple[str, ...]]],
+        unready: Callable[[], Awaitable[Mapping[str, str]]],
         metrics: Callable[[], bytes],
         clock: Callable[[], datetime],
         max_body: int,
         most_in_flight: int,
+        most_connections: int,
+        time_limit: TimeLimit,
+        turned_away: TurnedAway,
         drain: timedelta,
     ) -> None:
         if certificate is None and not is_loopback(host):
@@ -61,14 +67,18 @@ class HttpDoor:
         self._host = host
         self._port = port
         self._certificate = certificate
-        self._issuer = issuer.rstrip("/")
+        self._issuer = issuer
         self._exchanger = exchanger
         self._jwks = jwks
         self._unready = unready
         self._metrics = metrics
         self._clock = clock
         self._max_body = max_body
+        self._bodies = Bodies(largest=max_body)
         self._most_in_flight = most_in_flight
+        self._most_connections = most_connections
+        self._time_limit = time_limit
+        self._turned_away = turned_away
         self._drain = drain
         self._in_flight = 0
         self._gathering = Gathering()
@@ -79,31 +89,42 @@ class HttpDoor:
         Raises:
             OSError: the address cannot be had.
         """
+        keep_callers_out_of_the_log()
         runner = web.AppRunner(
             self._application(),
             access_log=None,
+            auto_decompress=False,  # a form is small; a compressed one is a bomb
+            # Whoever hangs up is to have no live grant, as at the other door.
+            handler_cancellation=True,
             keepalive_timeout=HEADER_SECONDS,
+            read_bufsize=READ_BYTES,
             shutdown_timeout=self._drain.total_seconds(),
         )
         await runner.setup()
         try:
-            context = server_context(self._certificate.current()) if self._certificate else None
-            site = web.TCPSite(runner, self._host, self._port, ssl_context=context)
-            await site.start()
-            started(*runner.addresses[0][:2])
-            if context is None or self._certificate is None:
-                await asyncio.Event().wait()
-            else:
-                await sync_certificate(context, self._certificate)
+            await self._serve(runner, started)
         finally:
             await runner.cleanup()
 
+    async def _serve(self, runner: web.AppRunner, started: Callable[[str, int], None]) -> None:
+        if runner.server is None:
+            raise RuntimeError("a runner that is set up has a server")
+        context = server_context(self._certificate.current()) if self._certificate else None
+        connections = Connections(make=runner.server, context=context, most=self._most_connections)
+        listening = await listen(self._host, self._port)
+        started(*listening[0].getsockname()[:2])
+        async with asyncio.TaskGroup() as serving:
+            serving.create_task(connections.take_in(listening))
+            if context is not None and self._certificate is not None:
+                serving.create_task(sync_certificate(context, self._certificate))
+
     def _application(self) -> web.Application:
         application = web.Application(client_max_size=self._max_body)
-        path = urlsplit(self._issuer).path
+        path = urlsplit(self._issuer.rstrip("/")).path
         add = application.router.add_route
-        for name, work in (("token", self._token), ("revoke", self._revoke), ("introspect", self._introspect)):
-            add("POST", f"{path}/{name}", self._oauth(work))
+        add("POST", f"{path}/token", self._oauth(self._token, self._turned_away))
+        add("POST", f"{path}/revoke", self._oauth(self._revoke))
+        add("POST", f"{path}/introspect", self._oauth(self._introspect))
         add("GET", f"{path}/keys", self._keys)
         # Discovery puts the well-known part after the issuer's path, RFC 8414 §3.1 before it.
         for well_known in {
@@ -116,86 +137,74 @@ class HttpDoor:
         add("GET", "/metrics", self._show_metrics)
         return application
 
-    def _oauth(self, work: Work) -> Callable[[web.Request], Awaitable[web.Response]]:
+    def _oauth(
+        self, work: Work, turned_away: TurnedAway | None = None
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
         """A form in, JSON out, errors as RFC 6749 §5.2 has them, nothing stored on the way."""
 
         async def handle(request: web.Request) -> web.Response:
             request_id = RequestId(secrets.token_hex(8))
             headers = {**ANSWER, "X-Request-Id": request_id}
             try:
-                # Whoever sends slowly holds up nobody: only what has come whole is under way.
-                parameters = await _form(request)
-                called = RequestContext(
-                    request_id=request_id, time=self._clock(), source=request.remote or "", door="http"
-                )
-                return _json(await self._bounded(work(parameters, called)), 200, headers)
-            except (web.HTTPException, HttpProcessingError):
-                raise
+                try:
+                    # Whoever sends slowly holds up nobody: only what has come whole is under way.
+                    parameters = await self._bodies.form(request)
+                    called = self._called(request, request_id)
+                    self._check_room()
+                except ExchangeError as refusal:
+                    if turned_away is not None:
+                        await turned_away(refusal, self._called(request, request_id))
+                    raise
+                self._in_flight += 1
+                try:
+                    return _json(await work(parameters, called), 200, headers)
+                finally:
+                    self._in_flight -= 1
             except Exception as error:  # noqa: BLE001 - the door: the framework would answer with its own page
                 status, body, more = oauth(error, request_id)
                 return _json(body, status, {**headers, **more})
 
         return handle
 
-    async def _bounded(self, work: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    def _called(self, request: web.Request, request_id: RequestId) -> RequestContext:
+        return RequestContext(request_id=request_id, time=self._clock(), source=request.remote or "", door="http")
+
+    def _check_room(self) -> None:
         if self._in_flight >= self._most_in_flight:
-            work.close()
             raise TooManyRequests(Reason.OVERLOADED, retry_after=RETRY_WHEN_OVERLOADED)
-        self._in_flight += 1
-        try:
-            return await work
-        finally:
-            self._in_flight -= 1
 
     async def _token(self, parameters: form.Form, called: RequestContext) -> dict[str, Any]:
         await self._gathering.join(self._in_flight)
-        asked = form.request(parameters)
+        try:
+            asked = form.request(parameters)
+        except MalformedRequest as refusal:
+            await self._turned_away(refusal, called)
+            raise
         exchanged = await self._exchanger.exchange(asked, called)
-        return _response(exchanged, asked.requested_token_type, self._clock())
+        return bodies.response(exchanged, asked.requested_token_type, self._clock())
 
     async def _revoke(self, parameters: form.Form, called: RequestContext) -> dict[str, Any]:
-        await self._exchanger.revoke(PresentedToken(text=form.required(parameters, "token")), called)
+        await in_time(self._time_limit, self._exchanger.revoke(form.token(parameters), called))
         return {}
 
     async def _introspect(self, parameters: form.Form, called: RequestContext) -> dict[str, Any]:
-        token = PresentedToken(text=form.required(parameters, "token"))
-        found = await self._exchanger.introspect(token, called)
-        return _introspection(*found) if found else {"active": False}
+        found = await in_time(self._time_limit, self._exchanger.introspect(form.token(parameters), called))
+        return bodies.introspection(*found) if found else {"active": False}
 
     async def _metadata(self, request: web.Request) -> web.Response:
-        """RFC 8414 §2 and OpenID Connect Discovery §3 in one document."""
         del request
-        issuer = self._issuer
-        return _json(
-            {
-                "issuer": issuer,
-                "token_endpoint": f"{issuer}/token",
-                "revocation_endpoint": f"{issuer}/revoke",
-                "introspection_endpoint": f"{issuer}/introspect",
-                "jwks_uri": f"{issuer}/keys",
-                "grant_types_supported": [messages.GRANT_TYPE],
-                "response_types_supported": ["none"],
-                "subject_types_supported": ["public"],
-                "id_token_signing_alg_values_supported": ["ES256"],
-                "token_endpoint_auth_methods_supported": ["none"],
-                "revocation_endpoint_auth_methods_supported": ["none"],
-                "introspection_endpoint_auth_methods_supported": ["none"],
-                "authorization_details_types_supported": [messages.DETAIL_TYPE],
-            },
-            200,
-            {"Cache-Control": f"max-age={KEYS_MAX_AGE}", **SECURITY},
-        )
+        return _json(bodies.metadata(self._issuer), 200, PUBLISHED)
 
     async def _keys(self, request: web.Request) -> web.Response:
         del request
-        return _json(dict(self._jwks()), 200, {"Cache-Control": f"max-age={KEYS_MAX_AGE}", **SECURITY})
+        return _json(dict(self._jwks()), 200, PUBLISHED)
 
     async def _healthz(self, request: web.Request) -> web.Response:
         del request
         return web.Response(text="ok", headers=NO_STORE)
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        """Ready means: it could issue a grant now."""
+        """Ready means: it could issue a grant now. What is out of reach is named; why, the operator's socket tells."""
         del request
         reasons = await self._unready()
         return _json({"ready": not reasons, "reasons": list(reasons)}, 503 if reasons else 200, NO_STORE)
@@ -205,73 +214,5 @@ class HttpDoor:
         return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-async def _form(request: web.Request) -> form.Form:
-    if request.content_type != FORM:
-        raise MalformedRequest(Reason.MALFORMED, f"a form is expected, not {request.content_type[:64]}")
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            body = await request.read()
-        return form.parse(body)
-    except TimeoutError as error:
-        raise MalformedRequest(Reason.MALFORMED, f"the body did not come within {BODY_SECONDS} s") from error
-    except web.HTTPRequestEntityTooLarge as error:
-        raise MalformedRequest(Reason.PARAMETER_TOO_LONG, "the body is too large") from error
-
-
 def _json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> web.Response:
     return web.Response(body=orjson.dumps(body), status=status, headers={**headers, "Content-Type": "application/json"})
-
-
-def _response(exchanged: Exchanged, requested: str | None, now: datetime) -> dict[str, Any]:
-    """RFC 8693 §2.2.1."""
-    grant = exchanged.grant
-    return {
-        "access_token": exchanged.token.text,
-        "issued_token_type": messages.issued_type(requested),
-        "token_type": "Bearer",
-        "expires_in": messages.seconds_left(grant, now),
-        "scope": messages.scope_of(grant),
-        "authorization_details": _details(grant),
-        "grant_id": grant.id,
-        "cluster": _cluster(exchanged.cluster),
-    }
-
-
-def _introspection(grant: Grant, traits: ClusterTraits) -> dict[str, Any]:
-    """RFC 7662 §2.2."""
-    body = {
-        "active": True,
-        "scope": messages.scope_of(grant),
-        "token_type": "Bearer",
-        "exp": int(grant.expires_at.timestamp()),
-        "iat": int(grant.created_at.timestamp()),
-        "sub": f"{grant.subject.issuer}/{grant.subject.subject}",
-        "aud": grant.cluster,
-        "jti": grant.credential_id,
-        "username": grant.plan.user,
-        "grant_id": grant.id,
-        "policy": grant.policy,
-        "owner": grant.allowed.owner,
-        "authorization_details": _details(grant),
-        "cluster": _cluster(traits),
-        "mode": grant.mode.value,
-        "promise": grant.mode.promise,
-    }
-    if grant.actor is not None:
-        body["act"] = {"sub": f"{grant.actor.issuer}/{grant.actor.subject}"}
-    return body
-
-
-def _details(grant: Grant) -> list[dict[str, Any]]:
-    allowed = grant.allowed
-    where = {"type": messages.DETAIL_TYPE, "namespaces": list(allowed.namespaces)}
-    if allowed.cluster_role:
-        return [{**where, "clusterRole": allowed.cluster_role}]
-    return [{**where, **entries.rule(rule)} for rule in allowed.rules]
-
-
-def _cluster(traits: ClusterTraits) -> dict[str, str]:
-    cluster = {"name": traits.name, "server": traits.resource}
-    if traits.certificate_authority:
-        cluster["certificate_authority"] = traits.certificate_authority
-    return cluster

@@ -1,7 +1,11 @@
 """Protobuf messages to the daemon's own values, and back. Messages go no further than this."""
 
-from datetime import datetime
+from collections.abc import Sized
+from datetime import datetime, timedelta
+from typing import TypeVar
 
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from exchanged.errors import MalformedRequest, Reason
@@ -15,19 +19,38 @@ from exchanged.model import (
     PresentedToken,
     TokenType,
 )
+from exchanged.request import DETAIL_VALUES, VALUES
 from exchanged.v1 import exchange_pb2 as pb
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 DETAIL_TYPE = "kubernetes"
+LONGEST_LIFETIME = 9_999_999
+"""Seconds that a request may name (115 days): far beyond what is granted, and within what arithmetic bears."""
+_SECOND = 1_000_000_000
+"""Nanoseconds."""
+
+Message = TypeVar("Message", pb.ExchangeRequest, pb.RevokeRequest, pb.IntrospectRequest)
 
 
-def request(message: pb.ExchangeRequest) -> ExchangeRequest:
+def read(kind: type[Message], raw: bytes) -> Message | None:
+    """The message, or None where the bytes are none. The framework would log a traceback, and answer INTERNAL."""
+    try:
+        return kind.FromString(raw)
+    except (DecodeError, ValueError):
+        return None
+
+
+def request(message: pb.ExchangeRequest | None) -> ExchangeRequest:
     """What a caller asks for.
 
     Raises:
-        MalformedRequest: a field has a value that nothing can be made of.
+        MalformedRequest: a field has a value that nothing can be made of, or there is no message at all.
     """
+    if message is None:
+        raise MalformedRequest(Reason.MALFORMED, "not a message of the contract")
     check_grant_type(message.grant_type or GRANT_TYPE)
+    # Refused by their number before anything is made of them: what a request costs before it is refused is small.
+    check_count(message.authorization_details, VALUES)
     return ExchangeRequest(
         subject_token=PresentedToken(text=message.subject_token),
         subject_token_type=message.subject_token_type,
@@ -36,12 +59,38 @@ def request(message: pb.ExchangeRequest) -> ExchangeRequest:
         requested_token_type=message.requested_token_type or None,
         audience=tuple(message.audience),
         resource=tuple(message.resource),
-        scope=tuple(message.scope.split()),
+        scope=scopes(message.scope),
         authorization_details=tuple(_detail(each) for each in message.authorization_details),
         intent=message.intent,
-        lifetime=message.requested_lifetime.ToTimedelta() if message.HasField("requested_lifetime") else None,
+        lifetime=_lifetime(message.requested_lifetime) if message.HasField("requested_lifetime") else None,
         replaces=GrantId(message.replaces_grant_id) if message.replaces_grant_id else None,
     )
+
+
+def token(message: pb.RevokeRequest | pb.IntrospectRequest | None) -> PresentedToken:
+    """The token that is given back, or asked about.
+
+    Raises:
+        MalformedRequest: there is none.
+    """
+    if message is None:
+        raise MalformedRequest(Reason.MALFORMED, "not a message of the contract")
+    if not message.token:
+        raise MalformedRequest(Reason.PARAMETER_MISSING, "token: parameter_missing", public={"parameter": "token"})
+    return PresentedToken(text=message.token)
+
+
+def scopes(text: str) -> tuple[str, ...]:
+    """The scopes of a space-delimited text; of too many only so many that they are refused for it."""
+    return tuple(text.split(maxsplit=VALUES + 1))
+
+
+def check_count(values: Sized, most: int) -> None:
+    """Refuses more authorization details, or values in one of their fields, than any policy could grant."""
+    if len(values) > most:
+        raise MalformedRequest(
+            Reason.PARAMETER_TOO_LONG, f"more than {most}", public={"parameter": "authorization_details"}
+        )
 
 
 def check_grant_type(grant_type: str) -> None:
@@ -142,6 +191,14 @@ def _detail(message: pb.AuthorizationDetail) -> AuthorizationDetail:
         raise MalformedRequest(
             Reason.MALFORMED, "cluster_role is for replies", public={"parameter": "authorization_details"}
         )
+    for values in (
+        message.namespaces,
+        message.api_groups,
+        message.resources,
+        message.resource_names,
+        message.verbs,
+    ):
+        check_count(values, DETAIL_VALUES)
     return AuthorizationDetail(
         namespaces=tuple(message.namespaces),
         api_groups=tuple(message.api_groups),
@@ -149,6 +206,15 @@ def _detail(message: pb.AuthorizationDetail) -> AuthorizationDetail:
         resource_names=tuple(message.resource_names),
         verbs=tuple(message.verbs),
     )
+
+
+def _lifetime(duration: Duration) -> timedelta:
+    """Whatever 96 bits can say, as far as it is a time that could be granted or refused as too long."""
+    if not 0 <= duration.seconds <= LONGEST_LIFETIME or not 0 <= duration.nanos < _SECOND:
+        raise MalformedRequest(
+            Reason.MALFORMED, "requested_lifetime: malformed", public={"parameter": "requested_lifetime"}
+        )
+    return timedelta(seconds=duration.seconds, microseconds=duration.nanos // 1_000)
 
 
 def _cluster(traits: ClusterTraits) -> pb.Cluster:

@@ -1,7 +1,10 @@
 """What each record says. JSON values only, text from callers as data, and never a token."""
 
+import hashlib
 from datetime import datetime
 from typing import Any
+
+import orjson
 
 from exchanged.errors import ExchangeError
 from exchanged.log.record import Record, RecordKind
@@ -27,6 +30,12 @@ _ENDS = {
     GrantState.EXPIRED: RecordKind.EXPIRED,
     GrantState.RETURNED: RecordKind.RETURNED,
 }
+
+
+ASKED_BYTES = 2_048
+"""JSON of what was asked for, as a refusal's record shows it: whoever is refused does not say how much is kept."""
+ASKED_SHOWN = 200
+"""Characters of each of the first values that are shown of what is longer."""
 
 
 def intended(grant: Grant, parties: tuple[Identity, ...], request: ExchangeRequest) -> Record:
@@ -90,9 +99,13 @@ def refused(
     context: RequestContext,
     subject: Identity | None,
     actor: Identity | None,
+    *,
+    left_out: int = 0,
 ) -> Record:
-    """A refusal of somebody whom an issuer vouches for."""
-    body = _refusal(refusal, context) | {"asked": asked(request)}
+    """A refusal of somebody whom an issuer vouches for, and how many of the same issuer's were left out before it."""
+    body = _refusal(refusal, context) | {"asked": _bounded(asked(request))}
+    if left_out:
+        body["left_out"] = left_out
     if subject is not None:
         body["subject"] = identity(subject)
     if actor is not None:
@@ -135,6 +148,20 @@ def asked(request: ExchangeRequest) -> dict[str, Any]:
     if request.lifetime is not None:
         body["lifetime"] = request.lifetime.total_seconds()
     return body
+
+
+def _bounded(body: dict[str, Any]) -> dict[str, Any]:
+    """As it is where it is short, else how many values there were, the first of each, and a digest of all."""
+    whole = orjson.dumps(body)
+    if len(whole) <= ASKED_BYTES:
+        return body
+    short: dict[str, Any] = {"sha256": hashlib.sha256(whole).hexdigest(), "bytes": len(whole)}
+    for name, values in body.items():
+        if isinstance(values, list):
+            short[name] = {"count": len(values), "first": str(values[0])[:ASKED_SHOWN]}
+        else:
+            short[name] = values
+    return short
 
 
 def decided(allowed: Allowed) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class RecordKind(StrEnum):
     POLICIES_LOADED = "policies_loaded"
     KEYS_CHANGED = "keys_changed"
     STARTED = "started"
+    RESUMED = "resumed"
     STOPPED = "stopped"
 
 

@@ -38,6 +38,8 @@ class GroupCommit:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
+        self.failing: str | None = None
+        """Why the last write failed, until one succeeds."""
         self._waiting: deque[Waiting] = deque()
         self._turn: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "store")
@@ -80,6 +82,7 @@ class GroupCommit:
 
     async def _write(self, group: list[Waiting]) -> None:
         """Writes a group, or nothing of it. Where a group fails, one may be to blame: each is tried alone then."""
+        before = self._connection.total_changes
         try:
             answers = self._apply(group)
             await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.commit)
@@ -90,7 +93,12 @@ class GroupCommit:
                     await self._write([each])
                 return
             log.exception("a change could not be written")
-            answers = [StoreUnavailable(Reason.STORE_UNAVAILABLE, f"the store cannot be written: {error}")]
+            self.failing = f"the store cannot be written: {error}"
+            answers = [StoreUnavailable(Reason.STORE_UNAVAILABLE, self.failing)]
+        else:
+            if self._connection.total_changes != before:
+                # A group that changed nothing proves nothing of the disk.
+                self.failing = None
         _answer(group, answers)
 
     async def _gather(self) -> None:

@@ -90,6 +90,11 @@ class SqliteStore:
         """This store's own id."""
         return self._instance
 
+    @property
+    def failing(self) -> str | None:
+        """Why the last write failed, if none has succeeded since; else None."""
+        return self._group.failing
+
     async def begin(self, intent: Intent) -> Grant | None:
         """See `Store.begin`."""
         return await self._group.run(lambda db: changes.begin(db, intent, self._epoch))

@@ -115,14 +115,14 @@ async def _many(daemon: Daemon, issuer: FakeIssuer) -> list[str | None]:
 def test_plaintext_stays_on_loopback() -> None:
     """Without a certificate a door opens on loopback alone."""
     nothing: Any = None
-    servicer = Servicer(exchanger=nothing, clock=nothing, most_in_flight=1)
-    common: dict[str, Any] = {"port": 0, "certificate": None, "drain": timedelta(0)}
-    rest = ("issuer", "exchanger", "jwks", "unready", "metrics", "clock", "max_body", "most_in_flight")
+    servicer = Servicer(exchanger=nothing, clock=nothing, most_in_flight=1, time_limit=nothing, turned_away=nothing)
+    common: dict[str, Any] = {"port": 0, "certificate": None, "most_connections": 1, "drain": timedelta(0)}
+    rest = ("issuer", "exchanger", "jwks", "unready", "metrics", "clock", "most_in_flight", "time_limit", "turned_away")
     for host in ("0.0.0.0", "192.0.2.1", "::", "exchanged.example"):  # noqa: S104 - that is what is refused
         with pytest.raises(ValueError, match="loopback only"):
             GrpcDoor(host=host, servicer=servicer, max_message=1, **common)
         with pytest.raises(ValueError, match="loopback only"):
-            HttpDoor(host=host, **dict.fromkeys(rest, nothing), **common)
+            HttpDoor(host=host, max_body=1, **dict.fromkeys(rest, nothing), **common)
     for host in ("127.0.0.1", "::1", "localhost"):
         assert GrpcDoor(host=host, servicer=servicer, max_message=1, **common)
 
