@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -16,6 +17,11 @@ UNKNOWN_KEY_PAUSE = timedelta(seconds=30)
 """Between two fetches for a key id that is not known: strangers can invent ids, issuers rarely do."""
 FAILURE_PAUSE = timedelta(seconds=5)
 """Between two fetches while the issuer does not answer."""
+
+
+def since_boot() -> float:
+    """Seconds by a clock that nobody sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class SourceError(Exception):
@@ -46,6 +52,7 @@ class KeySet:
         stale_limit: timedelta,
         clock: Callable[[], datetime],
         on_fetch: Callable[[bool], None],
+        elapsed: Callable[[], float] = since_boot,
     ) -> None:
         self._source = source
         self._algorithms = algorithms
@@ -53,9 +60,11 @@ class KeySet:
         self._stale_limit = stale_limit
         self._clock = clock
         self._on_fetch = on_fetch
+        self._elapsed = elapsed
         self._keys: tuple[VerificationKey, ...] = ()
-        self._fetched_at: datetime | None = None
-        self._tried_at: datetime | None = None
+        self._fetched_at: tuple[float, datetime] | None = None
+        """By both clocks."""
+        self._tried_at: float | None = None
         self._failure = "not fetched yet"
         self._fetching: asyncio.Task[None] | None = None
 
@@ -82,6 +91,10 @@ class KeySet:
             pause = self._refresh if self._failure == "" else FAILURE_PAUSE
             await asyncio.sleep(pause.total_seconds() * random.uniform(0.8, 1.0))  # noqa: S311 - spreads load
 
+    def knows(self, kid: object) -> bool:
+        """Whether a token of this key id can be verified or refused by the keys that are there, without a fetch."""
+        return bool(self._with_id(kid))
+
     def unready(self) -> str | None:
         """Why tokens could not be verified now, or None."""
         return None if self._are_usable() else self._failure or "its keys are too old"
@@ -89,7 +102,10 @@ class KeySet:
     def _are_usable(self) -> bool:
         if self._fetched_at is None:
             return False
-        return self._clock() - self._fetched_at <= self._refresh + self._stale_limit
+        elapsed, then = self._fetched_at
+        # Too old by either clock: the one may have been set back, the other may have stood still with the machine.
+        age = max(timedelta(seconds=self._elapsed() - elapsed), self._clock() - then)
+        return age <= self._refresh + self._stale_limit
 
     def _with_id(self, kid: object) -> tuple[VerificationKey, ...]:
         if kid is None:
@@ -99,7 +115,7 @@ class KeySet:
 
     async def _fetch_unless_tried(self, pause: timedelta) -> None:
         if self._fetching is None:
-            if self._tried_at is not None and self._clock() - self._tried_at < pause:
+            if self._tried_at is not None and self._elapsed() - self._tried_at < pause.total_seconds():
                 return
             self._fetching = asyncio.create_task(self._fetch())
         # Single flight; a caller that goes away does not take the others' answer with it.
@@ -116,8 +132,8 @@ class KeySet:
             self._on_fetch(False)
             log.warning("keys could not be fetched", extra={"detail": self._failure})
         else:
-            self._keys, self._fetched_at, self._failure = keys, self._clock(), ""
+            self._keys, self._fetched_at, self._failure = keys, (self._elapsed(), self._clock()), ""
             self._on_fetch(True)
         finally:
-            self._tried_at = self._clock()
+            self._tried_at = self._elapsed()
             self._fetching = None

@@ -3,6 +3,8 @@
 import asyncio
 import ipaddress
 import logging
+import ssl
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -36,6 +39,7 @@ class CertificatePair:
     chain_pem: bytes
     key_pem: bytes = field(repr=False)
     ca_pem: bytes
+    not_before: datetime
     not_after: datetime
 
 
@@ -119,6 +123,7 @@ class Authority:
             chain_pem=certificate.public_bytes(serialization.Encoding.PEM),
             key_pem=_pem(key),
             ca_pem=self.pem,
+            not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
         )
 
@@ -134,7 +139,9 @@ class OwnCertificate:
 
     def current(self) -> CertificatePair:
         """See `ServingCertificate.current`."""
-        if self._pair is None or self._clock() >= self._pair.not_after - SERVING_LIFETIME / 2:
+        now = self._clock()
+        # A clock that was set back may leave a certificate that nobody accepts yet.
+        if self._pair is None or not self._pair.not_before <= now < self._pair.not_after - SERVING_LIFETIME / 2:
             self._pair = self._authority.serving(self._hosts)
         return self._pair
 
@@ -177,13 +184,44 @@ class FileCertificate:
         return self._certificate.stat().st_mtime_ns, self._key.stat().st_mtime_ns
 
     def _read(self) -> CertificatePair:
+        """The pair in the files.
+
+        Raises:
+            OSError, ValueError: it cannot be used.
+        """
         chain, key = self._certificate.read_bytes(), self._key.read_bytes()
         leaf = x509.load_pem_x509_certificates(chain)[0]
-        private = serialization.load_pem_private_key(key, password=None)
+        try:
+            private = serialization.load_pem_private_key(key, password=None)
+        except (TypeError, UnsupportedAlgorithm) as error:
+            raise ValueError(f"{self._key} cannot be used: {error}") from error
         if private.public_key() != leaf.public_key():
             raise ValueError(f"{self._certificate} and {self._key} do not belong together")
         ca = self._certificate_authority.read_bytes() if self._certificate_authority else b""
-        return CertificatePair(chain_pem=chain, key_pem=key, ca_pem=ca, not_after=leaf.not_valid_after_utc)
+        pair = CertificatePair(
+            chain_pem=chain,
+            key_pem=key,
+            ca_pem=ca,
+            not_before=leaf.not_valid_before_utc,
+            not_after=leaf.not_valid_after_utc,
+        )
+        # What OpenSSL does not serve (a key that is too short, say) is found out before it takes the old one's place.
+        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
+        return pair
+
+
+def load_pair(context: ssl.SSLContext, pair: CertificatePair) -> None:
+    """New connections of this context get the pair; those that are there keep theirs.
+
+    Raises:
+        OSError: OpenSSL does not take it; what the context served before stays.
+    """
+    # The ssl module reads chains and keys from files only: from a folder that nobody else may enter, for a moment.
+    with tempfile.TemporaryDirectory(prefix="exchanged-") as folder:
+        chain, key = Path(folder, "chain.pem"), Path(folder, "key.pem")
+        chain.write_bytes(pair.chain_pem)
+        key.write_bytes(pair.key_pem)
+        context.load_cert_chain(chain, key)
 
 
 def _self_signed(key: ec.EllipticCurvePrivateKey, name: str, now: datetime) -> x509.Certificate:

@@ -74,7 +74,7 @@ class KeyRing:
             OSError, ValueError: the folder cannot be used.
         """
         now = self._clock()
-        keys = sorted((_read(path) for path in self._folder.glob("*.pem")), key=lambda key: key.made_at)
+        keys = sorted((_read(path) for path in self._folder.glob("*.pem")), key=_made_at)
         changed = False
         if not keys or now >= keys[-1].made_at + self._rotate_after:
             keys.append(self._make(now))
@@ -85,7 +85,8 @@ class KeyRing:
                 keys.remove(key)
                 changed = True
         self._keys = keys
-        active = max((key for key in keys if now >= self._signs_from(key, keys)), key=lambda key: key.made_at)
+        # The first signs whatever the clock says: one that was set back must not leave the daemon without a key.
+        active = max((key for key in keys if key is keys[0] or now >= self._signs_from(key, keys)), key=_made_at)
         changed |= self._active is not None and active.kid != self._active.kid
         self._active = active
         return changed
@@ -132,6 +133,10 @@ class KeyRing:
 
 
 _ECDSA = ec.ECDSA(hashes.SHA256())
+
+
+def _made_at(key: SigningKey) -> datetime:
+    return key.made_at
 
 
 def _read(path: Path) -> SigningKey:

@@ -42,6 +42,7 @@ class Fixture:
         self.issuer = FakeIssuer("https://ci.example", kind="EC")
         self.source = Source(self.issuer)
         self.time = datetime(2026, 1, 1, tzinfo=UTC)
+        self.elapsed = 0.0
         self.fetched: list[bool] = []
         self.keys = KeySet(
             source=self.source,
@@ -50,7 +51,13 @@ class Fixture:
             stale_limit=timedelta(hours=1),
             clock=lambda: self.time,
             on_fetch=self.fetched.append,
+            elapsed=lambda: self.elapsed,
         )
+
+    def later(self, by: timedelta) -> None:
+        """Time goes by, on all clocks."""
+        self.time += by
+        self.elapsed += by.total_seconds()
 
 
 async def test_one_fetch_for_many() -> None:
@@ -73,7 +80,7 @@ async def test_a_new_key_is_found_and_an_invented_one_cools_down() -> None:
     await made.keys.find(made.issuer.kid)
     made.issuer.rotate()
     assert await made.keys.find(made.issuer.kid) == ()
-    made.time += timedelta(seconds=31)
+    made.later(timedelta(seconds=31))
     assert len(await made.keys.find(made.issuer.kid)) == 1
     assert made.source.fetches == 2
     for number in range(5):
@@ -88,9 +95,9 @@ async def test_good_keys_outlive_a_broken_issuer_for_a_while() -> None:
     await made.keys.find(made.issuer.kid)
     assert made.keys.unready() is None
     made.source.broken = True
-    made.time += timedelta(minutes=69)
+    made.later(timedelta(minutes=69))
     assert len(await made.keys.find(made.issuer.kid)) == 1
-    made.time += timedelta(minutes=2)
+    made.later(timedelta(minutes=2))
     with pytest.raises(KeysUnavailable) as error:
         await made.keys.find(made.issuer.kid)
     assert error.value.retry_after
@@ -99,9 +106,49 @@ async def test_good_keys_outlive_a_broken_issuer_for_a_while() -> None:
         await made.keys.find(made.issuer.kid)
     assert made.source.fetches == fetches
     made.source.broken = False
-    made.time += timedelta(seconds=6)
+    made.later(timedelta(seconds=6))
     assert len(await made.keys.find(made.issuer.kid)) == 1
     assert made.fetched == [True, False, True]
+
+
+@pytest.mark.parametrize("step", [timedelta(days=-1), timedelta(minutes=-50)])
+async def test_a_clock_that_is_set_back_keeps_no_key_alive(step: timedelta) -> None:
+    """Keys are fetched as before, a new one is found, a withdrawn one is forgotten, and old ones end in their time."""
+    made = Fixture()
+    (first,) = await made.keys.find(made.issuer.kid)
+    made.time += step
+    made.issuer.rotate()
+    made.later(timedelta(seconds=31))
+    assert await made.keys.find(made.issuer.kid) not in ((), (first,))
+    assert await made.keys.find(first.kid) == ()
+    made.source.broken = True
+    made.later(timedelta(minutes=71))
+    with pytest.raises(KeysUnavailable):
+        await made.keys.find(made.issuer.kid)
+
+
+async def test_a_clock_that_stood_still_keeps_no_key_alive() -> None:
+    """A machine that slept, or was put away and taken out again, has old keys by the one clock or the other."""
+    for asleep, away in ((timedelta(hours=2), timedelta(0)), (timedelta(0), timedelta(hours=2))):
+        made = Fixture()
+        await made.keys.find(made.issuer.kid)
+        made.source.broken = True
+        made.elapsed += asleep.total_seconds()
+        made.time += away
+        assert made.keys.unready()
+        with pytest.raises(KeysUnavailable):
+            await made.keys.find(made.issuer.kid)
+
+
+async def test_what_is_known_is_told_without_a_fetch() -> None:
+    """Whether an id is known is answered from what is there; none at all may be any of them."""
+    made = Fixture()
+    assert not made.keys.knows(made.issuer.kid)
+    assert made.source.fetches == 0
+    await made.keys.find(made.issuer.kid)
+    assert made.keys.knows(made.issuer.kid)
+    assert made.keys.knows(None)
+    assert not made.keys.knows("another")
 
 
 async def test_a_set_without_a_usable_key_is_none() -> None:

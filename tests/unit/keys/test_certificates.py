@@ -1,13 +1,18 @@
 import asyncio
+import os
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
 
-from exchanged.doors.tls import load, server_context
-from exchanged.keys.certificates import Authority, FileCertificate, OwnCertificate
+from exchanged.doors.tls import server_context
+from exchanged.keys.certificates import Authority, FileCertificate, OwnCertificate, load_pair
 
 
 class Clock:
@@ -65,7 +70,7 @@ def test_own_certificates_renew_themselves(tmp_path: Path) -> None:
     second = own.current()
     assert second.not_after > first.not_after
     context = server_context(first)
-    load(context, second)
+    load_pair(context, second)
     client = ssl.create_default_context(cadata=authority.pem.decode())
     seen = _handshake(context, client, "localhost")
     assert seen == x509.load_pem_x509_certificate(second.chain_pem)
@@ -99,3 +104,64 @@ async def test_files_are_taken_up_when_they_fit(
     key.unlink()
     files.look()
     assert files.current().chain_pem == second.chain_pem
+
+
+def test_a_clock_that_was_set_back_gets_a_new_certificate(tmp_path: Path) -> None:
+    """What was issued at a time that has not come yet is not served; nobody would accept it."""
+    clock = Clock()
+    own = OwnCertificate(authority=Authority.open(tmp_path, "test", clock), hosts=["localhost"], clock=clock)
+    first = own.current()
+    clock.time -= timedelta(days=365)
+    second = own.current()
+    assert second is not first
+    assert second.not_before <= clock.time < second.not_after
+    assert own.current() is second
+
+
+def _encrypted(certificate: Path, key: Path) -> None:
+    del certificate
+    private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+
+
+def _too_short(certificate: Path, key: Path) -> None:
+    private = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - that is the point
+    name, now = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")]), datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).serial_number(1)
+    builder = builder.public_key(private.public_key()).not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    certificate.write_bytes(builder.sign(private, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+    key.write_bytes(
+        private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )
+
+
+def _nothing(certificate: Path, key: Path) -> None:
+    certificate.write_bytes(b"")
+    key.write_bytes(b"")
+
+
+@pytest.mark.parametrize("change", [_encrypted, _too_short, _nothing])
+def test_files_that_cannot_be_served_are_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, change: Callable[[Path, Path], None]
+) -> None:
+    """An encrypted key, one too short for OpenSSL, and empty files: the old pair stays; at the start it is told."""
+    pair = Authority.open(tmp_path / "ca", "test", Clock()).serving(["localhost"])
+    certificate, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    certificate.write_bytes(pair.chain_pem)
+    key.write_bytes(pair.key_pem)
+    files = FileCertificate(certificate=certificate, key=key, certificate_authority=None)
+    change(certificate, key)
+    os.utime(key, (1, 1))
+    files.look()
+    assert files.current().chain_pem == pair.chain_pem
+    assert "kept" in caplog.text
+    with pytest.raises((ValueError, OSError)):
+        FileCertificate(certificate=certificate, key=key, certificate_authority=None)

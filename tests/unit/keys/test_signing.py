@@ -85,6 +85,24 @@ def test_a_restart_goes_on_where_it_stood(tmp_path: Path) -> None:
     assert (_signer(late), len(_published(late))) == (kid, 2)
 
 
+@pytest.mark.parametrize("back", [timedelta(seconds=2), 40 * DAY])
+def test_a_clock_that_was_set_back_leaves_a_key(tmp_path: Path, back: timedelta) -> None:
+    """A daemon that starts before its keys were made signs with the first of them, and goes on with the plan later."""
+    clock = Clock()
+    ring = _ring(tmp_path, clock)
+    ring.load()
+    first = _signer(ring)
+    clock.time += 30 * DAY
+    ring.load()
+    clock.time -= 30 * DAY + back
+    again = _ring(tmp_path, clock)
+    assert again.load() is False
+    assert (_signer(again), len(_published(again))) == (first, 2)
+    clock.time += back + 31 * DAY
+    assert again.load()
+    assert _signer(again) != first
+
+
 async def test_the_plan_is_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The background rotates, and tells when it did."""
     clock = Clock()
