@@ -17,6 +17,7 @@ from exchanged.background import steadily
 from exchanged.clusters import Clusters
 from exchanged.config import AuthorizerDoor as AuthorizerDoorSettings
 from exchanged.config import Configuration, Door
+from exchanged.deciding_again import decide_again
 from exchanged.doors.admin import AdminDoor
 from exchanged.doors.authorizer_webhook import AuthorizerDoor
 from exchanged.doors.grpc import GrpcDoor, Servicer
@@ -32,7 +33,7 @@ from exchanged.metrics import Metrics
 from exchanged.model import ClusterName, GrantId, GrantState, RequestContext
 from exchanged.policy.compiled import Compiler
 from exchanged.policy.folder import LoadReport, PolicyFolder
-from exchanged.ports import Bounds, GrantQuery
+from exchanged.ports import Bounds
 from exchanged.readiness import Readiness
 from exchanged.refusals import Refusals
 from exchanged.store.sqlite import SqliteStore
@@ -51,8 +52,6 @@ METRICS_SECONDS = 5.0
 """How often the gauges are set."""
 YOUNG_OBJECTS = 20_000
 """Objects between two looks for unreachable cycles: some hundred exchanges, which leave hardly any."""
-LIVE_AT_ONCE = 1_000
-"""Live grants of one cluster that a changed role decides again; the newest ones, and there are fewer."""
 LISTED = 100
 """Files and faults that the record of a load names; the counts are always there."""
 
@@ -289,6 +288,7 @@ class Daemon:
             "listening": self._started.addresses,
             "live_grants": counts.live,
             "backlog": counts.backlog,
+            "not_configured": dict(await self.endings.elsewhere()),
             "issuers": self.issuers.unready(),
             "clusters": self.clusters.unready(),
             "policies": {
@@ -299,16 +299,7 @@ class Daemon:
         }
 
     async def _role_changed(self, cluster: ClusterName) -> None:
-        """A cluster role is not what it was: its live grants are decided again."""
-        mode = self.clusters.modes[cluster]
-        for grant in await self.store.grants(GrantQuery(live_only=True, cluster=cluster, limit=LIVE_AT_ONCE)):
-            if not grant.plan.role_digest:
-                continue
-            try:
-                mode.plan(grant.id, grant.allowed)
-            except ExchangeError as error:
-                why = f"its cluster role changed: {error.detail}"
-                await self.endings.end(grant.id, GrantState.REVOKED, why, by="exchanged")
+        await decide_again(self.clusters.modes[cluster], self.store, self.endings)
 
     async def _policies_loaded(self, report: LoadReport) -> None:
         self.metrics.policies.set(report.policies)

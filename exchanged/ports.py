@@ -1,6 +1,6 @@
 """The plug points: what the exchange needs of the outside, as Protocols with as few methods as they can have."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -88,8 +88,23 @@ class ClusterMode(Protocol):
         """
         ...
 
-    async def sweep(self, is_known: Callable[[GrantId], Awaitable[bool]], now: datetime) -> tuple[ClusterObject, ...]:
-        """Deletes this instance's objects that the store does not know, past their own expiry; returns them."""
+    async def sweep(
+        self,
+        is_known: Callable[[GrantId], Awaitable[bool]],
+        now: datetime,
+        *,
+        epoch: datetime | None,
+        namespaces: frozenset[str],
+    ) -> tuple[ClusterObject, ...]:
+        """Deletes this instance's objects that the store does not know; returns them.
+
+        One that is past its own expiry, or was made before `epoch`: then the store is not the one that made it. What
+        cannot be deleted is told in the log, and keeps nobody else's objects. `namespaces` are searched besides the
+        configured ones.
+
+        Raises:
+            ClusterUnavailable: the cluster could not be searched; nothing was deleted.
+        """
         ...
 
     async def run(self) -> None:
@@ -164,6 +179,11 @@ class Store(Protocol):
         """This store's own id, made once: 12 lower-case hex digits. Objects at clusters carry it."""
         ...
 
+    @property
+    def epoch(self) -> datetime | None:
+        """When `new_epoch` was called last, or None: what is older was made by a store that is no more."""
+        ...
+
     async def begin(self, intent: Intent) -> Grant | None:
         """Claims and records a grant, all or nothing; returns the grant it ended as replaced, if any.
 
@@ -207,6 +227,10 @@ class Store(Protocol):
 
         Ended and not withdrawn, issued and past their expiry, or intended by a daemon that is no more.
         """
+        ...
+
+    async def unfinished(self) -> Mapping[ClusterName, int]:
+        """How many grants each cluster has that are not withdrawn; a cluster without any is left out."""
         ...
 
     async def revoke_subject(self, issuer: IssuerName, subject: str, at: datetime, record: Record) -> None:

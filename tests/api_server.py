@@ -4,7 +4,6 @@ The conformance suite of cluster modes runs over it and over the real one alike.
 """
 
 import asyncio
-import base64
 import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable
@@ -14,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jwt
 from aiohttp import web
 
 from exchanged.cluster.api import KubernetesApi
@@ -120,8 +120,8 @@ class FakeApiServer:
         if path == REVIEWS:
             return web.json_response(self._reviewed(body), status=201)
         if path.endswith("/token"):
-            claims = base64.urlsafe_b64encode(json.dumps({"jti": secrets.token_hex(8)}).encode()).decode().rstrip("=")
-            return web.json_response({"status": {"token": f"h.{claims}.s"}}, status=201)
+            token = jwt.encode({"jti": secrets.token_hex(8)}, secrets.token_bytes(32))
+            return web.json_response({"status": {"token": token}}, status=201)
         if method == "POST":
             return self._create(path, body)
         if path in self.objects:

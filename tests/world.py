@@ -93,9 +93,16 @@ class Faulty(AuthorizerMode):
             raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, "told to fail")
         self.withdrawn.append(grant.id)
 
-    async def sweep(self, is_known: Callable[[GrantId], Awaitable[bool]], now: datetime) -> tuple[ClusterObject, ...]:
+    async def sweep(
+        self,
+        is_known: Callable[[GrantId], Awaitable[bool]],
+        now: datetime,
+        *,
+        epoch: datetime | None,
+        namespaces: frozenset[str],
+    ) -> tuple[ClusterObject, ...]:
         """See `ClusterMode.sweep`."""
-        del now
+        del now, epoch, namespaces
         known = await is_known(GrantId("nobody"))
         return () if known else (ClusterObject(kind="ServiceAccount", namespace="n", name="left", uid="u"),)
 

@@ -7,7 +7,7 @@ models cost more than the calls themselves.
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -92,8 +92,8 @@ class KubernetesApi:
             raise self._unavailable(f"{method} {path}: what answered is no API server")
         return answer
 
-    async def watch(self, path: str, resource_version: str) -> AsyncIterator[JsonObject]:
-        """Events of a collection, until the server ends the watch.
+    async def watch(self, path: str, resource_version: str) -> AsyncGenerator[JsonObject, None]:
+        """Events of a collection, until the server ends the watch. To be closed by whoever does not read to the end.
 
         Raises:
             ApiError: with status 410 when the version is too old.
@@ -102,10 +102,13 @@ class KubernetesApi:
         query = {"watch": "true", "resourceVersion": resource_version, "timeoutSeconds": str(WATCH_SECONDS)}
         try:
             response = await self._send("GET", path, None, query, WATCH_SECONDS + self._time_out)
-            if response.status >= 400:  # noqa: PLR2004 - client and server errors
-                self._refuse(response.status, "WATCH", path, _object(await response.read()) or {})
-            async for line in response.response.content:
-                yield _event(line)
+            try:
+                if response.status >= 400:  # noqa: PLR2004 - client and server errors
+                    self._refuse(response.status, "WATCH", path, _object(await response.read()) or {})
+                async for line in response.response.content:
+                    yield _event(line)
+            finally:
+                response.response.close()
         except (*_NO_ANSWER, ValueError) as error:
             raise self._no_answer(f"WATCH {path}", error) from error
 

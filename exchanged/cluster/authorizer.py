@@ -46,9 +46,16 @@ class AuthorizerMode:
     async def withdraw(self, grant: Grant) -> None:
         """See `ClusterMode.withdraw`: the store has ended the grant, and the store is what answers."""
 
-    async def sweep(self, is_known: Callable[[GrantId], Awaitable[bool]], now: datetime) -> tuple[ClusterObject, ...]:
+    async def sweep(
+        self,
+        is_known: Callable[[GrantId], Awaitable[bool]],
+        now: datetime,
+        *,
+        epoch: datetime | None,
+        namespaces: frozenset[str],
+    ) -> tuple[ClusterObject, ...]:
         """See `ClusterMode.sweep`."""
-        del is_known, now
+        del is_known, now, epoch, namespaces
         return ()
 
     async def run(self) -> None:

@@ -1,16 +1,18 @@
 """Mode `bindings`: a ServiceAccount of the grant's own, bound where it may act, with the cluster's own token."""
 
-import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from exchanged.cluster import manifests
-from exchanged.cluster.api import ApiError, KubernetesApi
-from exchanged.cluster.manifests import EXPIRES, GRANT_LABEL, INSTANCE_LABEL, RUN_AS_SUFFIX, segment
+from exchanged.cluster.api import ApiError, KubernetesApi, text_at
+from exchanged.cluster.manifests import RUN_AS_SUFFIX, segment
+from exchanged.cluster.removal import Removal, object_of
 from exchanged.cluster.roles import Role, WatchedRoles
+from exchanged.cluster.together import together
+from exchanged.cluster.usable import USABLE_SECONDS, Binding, until_usable
 from exchanged.config import TOKEN_REQUEST_FLOOR
 from exchanged.errors import ClusterUnavailable, Reason, ScopeDenied, TargetDenied
 from exchanged.model import (
@@ -24,18 +26,8 @@ from exchanged.model import (
     Rule,
 )
 
-USABLE_SECONDS = 5.0
-"""How long a new binding may take to be seen by the cluster's authorizer; milliseconds are usual."""
-FIRST_PAUSE = 0.0003
-"""Seconds before the cluster is asked again whether a binding works: it takes 1 to 4 ms."""
-LONGER = 1.4
-"""How much longer each further pause is."""
 EXTENDED_LIFETIME = 3607
 """Seconds. A token request of exactly this is silently given a year (kube-apiserver, for pod-bound tokens)."""
-SWEEP_MARGIN = timedelta(minutes=1)
-"""Beyond an object's own expiry, before it is swept: clocks differ."""
-KINDS = ("RoleBinding", "Role", "ServiceAccount")
-"""In the order of withdrawal: the binding is the cut."""
 
 
 class BindingsMode:
@@ -61,6 +53,7 @@ class BindingsMode:
         self._namespaces = namespaces
         self._audience = audience
         self._listed_roles = listed_roles
+        self._removal = Removal(api=api, cluster=traits.name, instance=instance, grants_namespace=grants_namespace)
 
     @property
     def traits(self) -> ClusterTraits:
@@ -86,12 +79,26 @@ class BindingsMode:
 
     async def issue(self, grant: Grant) -> IssuedToken:
         """See `ClusterMode.issue`."""
+        self._check_role(grant)
         try:
             # What is independent goes at the same time: a binding may name an account that is still to come.
-            (account, token), rights = await _all((self._make_account(grant), self._make_rights(grant)))
+            (account, token), rights = await together((self._make_account(grant), self._make_rights(grant)))
+            credential_id = _token_id(token)
         except ApiError as error:
-            raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{self._traits.name}: {error}") from error
-        return IssuedToken(text=token, credential_id=_token_id(token), objects=(account, *rights))
+            raise self._unavailable(str(error)) from error
+        except TimeoutError as error:
+            raise self._unavailable(f"the bindings were not honoured in {USABLE_SECONDS:.0f} s") from error
+        return IssuedToken(text=token, credential_id=credential_id, objects=(account, *rights))
+
+    def _check_role(self, grant: Grant) -> None:
+        """The role is as it was decided by. Whatever changes after the grant is on record finds it there, and ends it.
+
+        Raises:
+            ScopeDenied, TargetDenied: as the role stands now, it would not be granted.
+            ClusterUnavailable: the role changed, and the grant has to be decided by what it is now.
+        """
+        if grant.plan.role_digest and self._role(grant.allowed).digest != grant.plan.role_digest:
+            raise self._unavailable(f"cluster role {grant.allowed.cluster_role} changed while the grant was made")
 
     async def _make_account(self, grant: Grant) -> tuple[ClusterObject, str]:
         """The grant's own account, and a token of it."""
@@ -101,33 +108,35 @@ class BindingsMode:
     async def _make_rights(self, grant: Grant) -> list[ClusterObject]:
         """What the account may do; when this returns, the cluster says that it may."""
         planned = [each for each in grant.plan.objects if each.kind != "ServiceAccount"]
-        made: list[ClusterObject] = await _all(self._create(grant, each) for each in planned)
-        await self._usable(grant)
+        made: list[ClusterObject] = await together(self._create(grant, each) for each in planned)
+        bindings = [self._binding(grant, each) for each in planned if each.kind == "RoleBinding"]
+        await until_usable(self._api, grant.plan.user, self._grants_namespace, bindings)
         return made
+
+    def _binding(self, grant: Grant, planned: ClusterObject) -> Binding:
+        """What a binding of this grant gives; what nobody else has first."""
+        allowed = grant.allowed
+        run_as = (manifests.run_as(allowed.workload_accounts),) if allowed.workload_accounts else ()
+        rules: tuple[Rule, ...] = (*run_as, *allowed.rules)
+        if allowed.cluster_role and not planned.name.endswith(RUN_AS_SUFFIX):
+            rules = self._role(allowed).rules
+        return Binding(namespace=planned.namespace, name=planned.name, rules=rules)
 
     async def withdraw(self, grant: Grant) -> None:
         """See `ClusterMode.withdraw`."""
-        known = {(made.kind, made.namespace, made.name): made for made in grant.objects}
-        objects = [known.get((each.kind, each.namespace, each.name), each) for each in grant.plan.objects]
-        try:
-            for kind in KINDS:
-                await _all(self._delete(grant, made) for made in objects if made.kind == kind)
-        except ApiError as error:
-            raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{self._traits.name}: {error}") from error
+        await self._removal.withdraw(grant)
 
-    async def sweep(self, is_known: Callable[[GrantId], Awaitable[bool]], now: datetime) -> tuple[ClusterObject, ...]:
+    async def sweep(
+        self,
+        is_known: Callable[[GrantId], Awaitable[bool]],
+        now: datetime,
+        *,
+        epoch: datetime | None,
+        namespaces: frozenset[str],
+    ) -> tuple[ClusterObject, ...]:
         """See `ClusterMode.sweep`."""
-        swept = []
-        for kind in KINDS:
-            namespaces = [self._grants_namespace] if kind == "ServiceAccount" else sorted(self._namespaces)
-            for namespace in namespaces:
-                for found in await self._ours(kind, namespace):
-                    grant_id = GrantId(found["metadata"]["labels"].get(GRANT_LABEL, ""))
-                    if _is_over(found, now) and not await is_known(grant_id):
-                        made = _object(kind, found)
-                        await self._delete_exactly(made)
-                        swept.append(made)
-        return tuple(swept)
+        everywhere = (self._namespaces | namespaces) - {self._grants_namespace}
+        return await self._removal.sweep(is_known, now, epoch=epoch, namespaces=everywhere)
 
     async def run(self) -> None:
         """See `ClusterMode.run`."""
@@ -144,10 +153,7 @@ class BindingsMode:
             )
         role = self._roles.get(allowed.cluster_role)
         if role is None:
-            raise ClusterUnavailable(
-                Reason.CLUSTER_UNAVAILABLE,
-                f"{self._traits.name}: cluster role {allowed.cluster_role} is not there, or cannot be read",
-            )
+            raise self._unavailable(f"cluster role {allowed.cluster_role} is not there, or cannot be read")
         unowned = role.classes - frozenset(allowed.acknowledged)
         unadmitted = role.classes - self._traits.breeding
         if unowned or unadmitted:
@@ -170,7 +176,7 @@ class BindingsMode:
     async def _create(self, grant: Grant, planned: ClusterObject) -> ClusterObject:
         body = manifests.manifest(grant, self._instance, planned, self._grants_namespace)
         answer = await self._api.call("POST", manifests.collection(planned.kind, planned.namespace), body)
-        return _object(planned.kind, answer)
+        return object_of(planned.kind, answer)
 
     async def _request_token(self, grant: Grant) -> str:
         seconds = int(max(grant.allowed.lifetime, TOKEN_REQUEST_FLOOR).total_seconds())
@@ -181,113 +187,20 @@ class BindingsMode:
         name = manifests.name_of(grant.policy, grant.id)
         path = f"{manifests.collection('ServiceAccount', self._grants_namespace)}/{segment(name)}/token"
         answer = await self._api.call("POST", path, body)
-        return str(answer["status"]["token"])
+        return text_at(answer, "status", "token")
 
-    async def _usable(self, grant: Grant) -> None:
-        """Returns when the cluster says that the grant's account may do what it was granted."""
-        await _all(self._usable_in(grant, namespace) for namespace in grant.allowed.namespaces)
-
-    async def _usable_in(self, grant: Grant, namespace: str) -> None:
-        role = self._roles.get(grant.allowed.cluster_role)
-        rules = role.rules if role else grant.allowed.rules
-        if not rules:
-            return
-        body = _access_review(grant.plan.user, self._grants_namespace, namespace, rules[0])
-        pause = FIRST_PAUSE
-        while pause < USABLE_SECONDS:
-            answer = await self._api.call("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", body)
-            if answer.get("status", {}).get("allowed") is True:
-                return
-            await asyncio.sleep(pause)
-            pause *= LONGER
-        raise ClusterUnavailable(
-            Reason.CLUSTER_UNAVAILABLE, f"{self._traits.name}: the binding was not honoured in {USABLE_SECONDS} s"
-        )
-
-    async def _delete(self, grant: Grant, made: ClusterObject) -> None:
-        """Deletes an object of this grant by name and uid; where no uid was learnt, after a look at its labels."""
-        if not made.uid:
-            try:
-                found = await self._api.call("GET", manifests.path(made))
-            except ApiError as error:
-                if error.status == 404:  # noqa: PLR2004 - gone, or never made
-                    return
-                raise
-            labels = found["metadata"].get("labels", {})
-            if (labels.get(INSTANCE_LABEL), labels.get(GRANT_LABEL)) != (self._instance, grant.id):
-                return  # somebody else's
-            made = _object(made.kind, found)
-        await self._delete_exactly(made)
-
-    async def _delete_exactly(self, made: ClusterObject) -> None:
-        body = {
-            "apiVersion": "v1",
-            "kind": "DeleteOptions",
-            "gracePeriodSeconds": 0,
-            "propagationPolicy": "Background",
-            "preconditions": {"uid": made.uid},
-        }
-        try:
-            await self._api.call("DELETE", manifests.path(made), body)
-        except ApiError as error:
-            # Gone already; or another object has the name now, and that one is not ours.
-            if error.status not in {404, 409}:
-                raise
-
-    async def _ours(self, kind: str, namespace: str) -> list[dict[str, Any]]:
-        try:
-            answer = await self._api.call(
-                "GET",
-                manifests.collection(kind, namespace),
-                query={"labelSelector": f"{INSTANCE_LABEL}={self._instance}"},
-            )
-        except ApiError as error:
-            raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{self._traits.name}: {error}") from error
-        return list(answer.get("items") or ())
-
-
-async def _all(calls: Iterable[Awaitable[Any]]) -> list[Any]:
-    """All results; the first error when all have come to their end, so that nothing goes on behind our back."""
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
-
-
-def _access_review(user: str, grants_namespace: str, namespace: str, rule: Rule) -> dict[str, Any]:
-    resource, _, subresource = rule.resources[0].partition("/")
-    attributes = {
-        "namespace": namespace,
-        "verb": "get" if rule.verbs[0] == "*" else rule.verbs[0],
-        "group": "" if rule.api_groups[0] == "*" else rule.api_groups[0],
-        "resource": "pods" if resource == "*" else resource,
-        "subresource": subresource,
-        "name": rule.resource_names[0] if rule.resource_names else "",
-    }
-    groups = ["system:serviceaccounts", f"system:serviceaccounts:{grants_namespace}", "system:authenticated"]
-    return {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "spec": {"user": user, "groups": groups, "resourceAttributes": attributes},
-    }
-
-
-def _object(kind: str, answer: dict[str, Any]) -> ClusterObject:
-    head = answer["metadata"]
-    return ClusterObject(kind=kind, namespace=head["namespace"], name=head["name"], uid=head["uid"])
-
-
-def _is_over(found: dict[str, Any], now: datetime) -> bool:
-    text = found["metadata"].get("annotations", {}).get(EXPIRES, "")
-    try:
-        expires = datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except ValueError:
-        return False
-    return expires + SWEEP_MARGIN <= now
+    def _unavailable(self, detail: str) -> ClusterUnavailable:
+        return ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{self._traits.name}: {detail}")
 
 
 def _token_id(token: str) -> str:
-    """The `jti` of a token that the cluster just gave us; nothing is decided by it."""
-    claims = token.split(".")[1]
-    return str(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4))).get("jti", ""))
+    """The `jti` of a token that the cluster just gave us; nothing is decided by it.
+
+    Raises:
+        ApiError: it is no token.
+    """
+    try:
+        claims = token.split(".")[1]
+        return str(json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4))).get("jti", ""))
+    except (IndexError, ValueError, AttributeError) as error:
+        raise ApiError(200, "what was issued is no token") from error

@@ -5,12 +5,13 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from exchanged.cluster.api import ApiError, KubernetesApi
+from exchanged.cluster.api import ApiError, KubernetesApi, text_at
 from exchanged.cluster.manifests import RBAC
-from exchanged.errors import ClusterUnavailable
+from exchanged.errors import ClusterUnavailable, ExchangeError
 from exchanged.model import Rule
 from exchanged.policy.classes import breeding
 
@@ -32,13 +33,19 @@ class Role:
 
 
 class WatchedRoles:
-    """The listed cluster roles."""
+    """The listed cluster roles.
+
+    Whoever wants to know is told by level, not by edge: when the roles are read after they could not be, and after each
+    change, until telling succeeded. So nothing is missed that happened while the daemon was down, or while the store
+    could not be written.
+    """
 
     def __init__(self, *, api: KubernetesApi, names: frozenset[str]) -> None:
         self._api = api
         self._names = names
         self._roles: dict[str, Role] = {}
         self._failure: str | None = "not read yet"
+        self._untold = asyncio.Event()
         self.on_change: Callable[[], Awaitable[None]] | None = None
 
     def get(self, name: str) -> Role | None:
@@ -50,15 +57,23 @@ class WatchedRoles:
         return self._failure if self._names else None
 
     async def run(self) -> None:
-        """Follows the roles until cancelled."""
-        if not self._names:
-            return
+        """Follows the roles, and tells of them, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._tell())
+            if self._names:
+                group.create_task(self._follow())
+            else:
+                # Grants from before may be bound to a role that is not listed any more.
+                self._untold.set()
+
+    async def _follow(self) -> None:
         while True:
             try:
                 version = await self._list()
                 self._failure = None
-                async for event in self._api.watch(COLLECTION, version):
-                    await self._take(event)
+                async with aclosing(self._api.watch(COLLECTION, version)) as events:
+                    async for event in events:
+                        self._take(event)
             except (ApiError, ClusterUnavailable) as error:
                 self._failure = str(error)
                 log.warning("cluster roles cannot be watched", extra={"detail": str(error)})
@@ -66,52 +81,59 @@ class WatchedRoles:
 
     async def _list(self) -> str:
         answer = await self._api.call("GET", COLLECTION)
-        roles = {}
-        for item in answer.get("items", ()):
-            name = item["metadata"]["name"]
-            if name in self._names:
-                roles[name] = role(item)
-        changed = roles != self._roles and self._roles
+        version = text_at(answer, "metadata", "resourceVersion")
+        listed = [item for item in answer.get("items") or () if text_at(item, "metadata", "name") in self._names]
+        roles = {each.name: each for each in map(role, listed)}
+        if roles != self._roles or self._failure is not None:
+            self._untold.set()
         self._roles = roles
-        if changed:
-            await self._tell()
-        return str(answer["metadata"]["resourceVersion"])
+        return version
 
-    async def _take(self, event: dict[str, Any]) -> None:
+    def _take(self, event: dict[str, Any]) -> None:
         item = event["object"]
-        name = item["metadata"]["name"]
-        if name not in self._names or event["type"] == "BOOKMARK":
+        if event.get("type") == "BOOKMARK" or (name := text_at(item, "metadata", "name")) not in self._names:
             return
-        before = self._roles.get(name)
-        if event["type"] == "DELETED":
-            self._roles.pop(name, None)
-        else:
+        before = self._roles.pop(name, None)
+        if event.get("type") != "DELETED":
             self._roles[name] = role(item)
         if self._roles.get(name) != before:
-            await self._tell()
+            self._untold.set()
 
     async def _tell(self) -> None:
-        if self.on_change is not None:
-            await self.on_change()
+        while True:
+            await self._untold.wait()
+            # What changes from here on is told again.
+            self._untold.clear()
+            try:
+                if self.on_change is not None:
+                    await self.on_change()
+            except Exception as error:
+                self._untold.set()
+                unforeseen = not isinstance(error, ExchangeError)
+                log.warning("grants could not be decided again; it will be tried again", exc_info=unforeseen)
+                await asyncio.sleep(PAUSE_SECONDS)
 
 
 def role(item: dict[str, Any]) -> Role:
-    """A ClusterRole's JSON as a value; rules on URLs count as nothing that breeds."""
-    listed = item.get("rules") or []
-    rules = tuple(
-        Rule(
-            api_groups=tuple(each.get("apiGroups", ())),
-            resources=tuple(each["resources"]),
-            verbs=tuple(each.get("verbs", ())),
-            resource_names=tuple(each.get("resourceNames", ())),
+    """A ClusterRole's JSON as a value; rules on URLs count as nothing that breeds.
+
+    Raises:
+        ApiError: it is none.
+    """
+    name, listed = text_at(item, "metadata", "name"), item.get("rules") or []
+    try:
+        rules = tuple(
+            Rule(
+                api_groups=tuple(each.get("apiGroups", ())),
+                resources=tuple(each["resources"]),
+                verbs=tuple(each.get("verbs", ())),
+                resource_names=tuple(each.get("resourceNames", ())),
+            )
+            for each in listed
+            if each.get("resources")
         )
-        for each in listed
-        if each.get("resources")
-    )
+        classes = breeding(rules)
+    except (AttributeError, TypeError) as error:
+        raise ApiError(200, f"cluster role {name} has no rules that can be read") from error
     text = json.dumps(listed, sort_keys=True, separators=(",", ":"))
-    return Role(
-        name=item["metadata"]["name"],
-        rules=rules,
-        classes=breeding(rules),
-        digest=hashlib.sha256(text.encode()).hexdigest(),
-    )
+    return Role(name=name, rules=rules, classes=classes, digest=hashlib.sha256(text.encode()).hexdigest())

@@ -4,7 +4,7 @@ import asyncio
 import fcntl
 import secrets
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +27,14 @@ CACHE_KIB = 16 * 1024
 CHECKPOINT_PAGES = 8_000
 """Pages (of 4 KiB) that the write-ahead log gathers before it is worked into the file: a page that many exchanges touch
 is then written once for all of them."""
+
+_UNFINISHED = (
+    "WITH RECURSIVE named (cluster) AS (SELECT min(cluster) FROM grants UNION ALL "
+    "SELECT (SELECT min(cluster) FROM grants WHERE cluster > named.cluster) FROM named WHERE cluster IS NOT NULL) "
+    "SELECT cluster, (SELECT count(*) FROM grants WHERE grants.cluster = named.cluster AND due_at >= 0) "
+    "FROM named WHERE cluster IS NOT NULL"
+)
+"""From one cluster's name to the next by the index: the many that are withdrawn are not looked at."""
 
 
 class StoreInUse(Exception):
@@ -91,6 +99,11 @@ class SqliteStore:
         return self._instance
 
     @property
+    def epoch(self) -> datetime | None:
+        """See `Store.epoch`."""
+        return codec.moment(self._epoch) if self._epoch >= 0 else None
+
+    @property
     def failing(self) -> str | None:
         """Why the last write failed, if none has succeeded since; else None."""
         return self._group.failing
@@ -153,6 +166,12 @@ class SqliteStore:
         with self._reading() as db:
             rows = db.execute(query, (cluster, micros(now), limit)).fetchall()
         return [codec.grant(row) for row in rows]
+
+    async def unfinished(self) -> Mapping[ClusterName, int]:
+        """See `Store.unfinished`."""
+        with self._reading() as db:
+            rows = db.execute(_UNFINISHED).fetchall()
+        return {ClusterName(cluster): count for cluster, count in rows if count}
 
     async def records(self, *, after: int, limit: int, grant_id: GrantId | None = None) -> Sequence[StoredRecord]:
         """See `Store.records`."""
@@ -265,5 +284,6 @@ def _where(query: GrantQuery) -> tuple[str, tuple[object, ...]]:
         parts.append(("number < (SELECT number FROM grants WHERE id = ?)", query.before))
     conditions = [condition for condition, _ in parts]
     if query.live_only:
-        conditions.append("state IN ('intended', 'issued')")
+        # All of these are due some day, and an index finds them among the many that are withdrawn.
+        conditions.append("state IN ('intended', 'issued') AND due_at >= 0")
     return " AND ".join(conditions) or "1", tuple(value for _, value in parts)

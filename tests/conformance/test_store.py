@@ -176,7 +176,9 @@ async def test_a_new_epoch_ends_everything(store: Store) -> None:
     """After a restore all live grants are revoked, and older tokens refused."""
     live, ended = await _issued(store), await _issued(store)
     await _end(store, ended)
+    assert store.epoch is None
     assert await store.new_epoch(NOW, Record(kind=RecordKind.EPOCH, time=NOW)) == 1
+    assert store.epoch == NOW
     found = await store.grant(live.id)
     assert found is not None
     assert found.state is GrantState.REVOKED
@@ -263,6 +265,18 @@ async def test_what_is_due(store: Store) -> None:
     assert await due(10_000) == {ended.id, expiring.id, live.id}
     assert len(await store.due(NOW + timedelta(hours=3), 2, cluster=PROD)) == 2
     assert not await store.due(NOW + timedelta(hours=3), 10, cluster=ClusterName("another"))
+
+
+async def test_what_is_unfinished_is_counted_by_cluster(store: Store) -> None:
+    """Live and ended grants count for their cluster until they are withdrawn."""
+    assert await store.unfinished() == {}
+    for name in ("a", "b", "b"):
+        await _issued(store, intent(grant=grant(allowed=allowed(cluster=ClusterName(name)))))
+    ended = await _issued(store)
+    await _end(store, ended)
+    assert await store.unfinished() == {"a": 1, "b": 2, PROD: 1}
+    await store.withdrawn(ended.id, entries.withdrawn(ended, NOW))
+    assert await store.unfinished() == {"a": 1, "b": 2}
 
 
 async def test_listing_grants(store: Store) -> None:

@@ -1,6 +1,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +94,9 @@ async def test_a_review_of_another_shape_is_unavailable(tmp_path: Path, server: 
 async def test_an_event_of_another_shape_ends_the_watch(tmp_path: Path, server: FakeApiServer, line: bytes) -> None:
     """An event that cannot be read is an error that whoever watches expects."""
     server.always(body=line)
-    async with server.api(tmp_path) as api:
+    async with server.api(tmp_path) as api, aclosing(api.watch(ROLES, "1")) as events:
         with pytest.raises(ApiError, match="no object"):
-            await anext(api.watch(ROLES, "1"))
+            await anext(events)
 
 
 async def test_refusals_keep_their_status_and_some_of_their_text(tmp_path: Path, server: FakeApiServer) -> None:

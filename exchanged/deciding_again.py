@@ -1,0 +1,44 @@
+"""A changed cluster role decides again: grants that would not be decided so now end."""
+
+import asyncio
+from dataclasses import replace
+
+from exchanged.ending import AT_ONCE, Endings
+from exchanged.errors import ExchangeError
+from exchanged.model import Grant, GrantState
+from exchanged.ports import ClusterMode, GrantQuery, Store
+
+PAGE = 1_000
+"""Live grants looked at together."""
+
+
+async def decide_again(mode: ClusterMode, store: Store, endings: Endings) -> None:
+    """Revokes the live grants of a cluster that its roles, as they stand, do not allow.
+
+    A changed role whose rules still need no class that nobody acknowledged ends nothing.
+
+    Raises:
+        StoreUnavailable: not all could be looked at, or ended; to be called again.
+    """
+    gate = asyncio.Semaphore(AT_ONCE)
+    query = GrantQuery(live_only=True, cluster=mode.traits.name, limit=PAGE)
+    failures: list[ExchangeError] = []
+
+    async def decide(grant: Grant) -> None:
+        try:
+            mode.plan(grant.id, grant.allowed)
+        except ExchangeError as refusal:
+            why = f"decided again by its cluster role as it stands: {refusal.detail}"
+        else:
+            return
+        async with gate:
+            try:
+                await endings.end(grant.id, GrantState.REVOKED, why, by="exchanged")
+            except ExchangeError as error:
+                failures.append(error)
+
+    while live := await store.grants(query):
+        await asyncio.gather(*(decide(grant) for grant in live if grant.plan.role_digest))
+        query = replace(query, before=live[-1].id)
+    if failures:
+        raise failures[0]
