@@ -1,8 +1,10 @@
+from cel_expr_python import cel
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from exchanged.cluster.fenced_roles import holds
 from exchanged.model import Rule
-from exchanged.policy.classes import TABLE, WILDCARD, breeding
+from exchanged.policy.classes import ALL, TABLE, WILDCARD, breeding
 from exchanged.policy.narrow import covers
 
 CONCRETE = [
@@ -15,8 +17,13 @@ CONCRETE = [
 """Requests that are of a class, one by one."""
 
 GROUPS = sorted({group for _, group, _, _ in CONCRETE} | {"harmless.example", "*"})
-RESOURCES = sorted({resource for _, _, resource, _ in CONCRETE} | {"harmless", "*", "*/*", "*/exec", "*/token"})
-VERBS = sorted({verb for _, _, _, verb in CONCRETE} | {"list", "*"})
+RESOURCES = sorted(
+    {resource for _, _, resource, _ in CONCRETE}
+    | {"harmless", "*", "*/*", "*/exec", "*/token", "userextras/scopes", "*/scopes"}
+)
+VERBS = sorted({verb for _, _, _, verb in CONCRETE} | {"list", "*", "impersonate:user-info", "run-as"})
+_CEL = cel.NewEnv(variables={"r": cel.Type.DYN})
+_HOLDS = {name: _CEL.compile(holds(name)) for name in ALL}
 
 
 def _some(values: list[str]) -> st.SearchStrategy[tuple[str, ...]]:
@@ -40,3 +47,15 @@ def test_no_breeding_request_goes_unclassed(rule: Rule) -> None:
 def test_rules_are_of_all_their_classes(rules: list[Rule]) -> None:
     """Rules together hold what each holds, and no more."""
     assert breeding(rules) == frozenset().union(*(breeding([rule]) for rule in rules))
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.builds(Rule, api_groups=_some(GROUPS), resources=_some(RESOURCES), verbs=_some(VERBS)))
+@example(Rule(api_groups=("authentication.k8s.io",), resources=("userextras/scopes",), verbs=("*",)))
+@example(Rule(api_groups=("authentication.k8s.io",), resources=("*/scopes",), verbs=("*",)))
+@example(Rule(api_groups=("",), resources=("*/proxy",), verbs=("get",)))
+def test_the_fence_says_what_the_classes_say(rule: Rule) -> None:
+    """What admission refuses in the roles that the daemon makes is what it refuses in policies, class by class."""
+    fields = {"apiGroups": list(rule.api_groups), "resources": list(rule.resources), "verbs": list(rule.verbs)}
+    activation = _CEL.Activation({"r": fields})
+    assert {name for name, program in _HOLDS.items() if program.eval(activation).value() is True} == breeding([rule])

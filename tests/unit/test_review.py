@@ -111,6 +111,23 @@ def test_nobody_else_is_touched() -> None:
         assert (verdict.allowed, verdict.denied) == (False, False)
 
 
+@pytest.mark.parametrize("verb", ["list", "watch", "deletecollection"])
+def test_all_namespaces_at_once_would_be_the_closed_ones_too(verb: str) -> None:
+    """Over all namespaces at once, only a kind that is known to have none is allowed."""
+    rules = (rule(api_groups=("", "apps", "example.com"), resources=("*",), resource_names=(), verbs=("*",)),)
+    made = _grant(allowed=allowed(cluster_scoped=True, namespaces=(), rules=rules))
+    for group, resource, expected in (
+        ("", "nodes", True),
+        ("", "configmaps", False),
+        ("apps", "deployments", False),
+        ("apps", "nodes", False),
+        ("example.com", "unheard-of", False),
+    ):
+        asked = {"verb": verb, "group": group, "resource": resource, "name": ""}
+        assert _allowed(_spec(made, namespace="", **asked), made) is expected
+        assert _allowed(_spec(made, namespace="web", **asked), made)
+
+
 def test_the_whole_cluster_but_for_what_is_closed() -> None:
     """A grant for the whole cluster reaches every namespace but the daemon's own."""
     everywhere = allowed(cluster_scoped=True, namespaces=(), rules=(rule(resource_names=()),))

@@ -2,17 +2,23 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from kubernetes.client.exceptions import ApiException
 
+from exchanged.cluster.kinds import OF_NO_NAMESPACE
 from tests.lab.worlds import World, python_client, world
 from tests.policies import policy, reading
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
+EVERYWHERE = [
+    {"apiGroups": [""], "resources": ["configmaps", "namespaces"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": ["rbac.authorization.k8s.io"], "resources": ["clusterroles"], "verbs": ["list"]},
+]
 MODE = {"mode": "authorizer", "allow": ["workloads"]}
 
 
@@ -22,6 +28,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("authorizer")
     policies = {
         "web.yaml": policy("deploy-web"),
+        "all.yaml": reading("read-all", namespaces=None, clusterScoped=True, rules=EVERYWHERE),
         "pods.yaml": reading(clusters=["prod", "test"], lifetime={"default": "5m", "max": "15m"}),
     }
     with world(folder, {"prod": MODE, "test": MODE}, policies) as made:
@@ -51,6 +58,37 @@ def test_exactly_what_was_granted(both: World) -> None:
     deleted = both.cluster.kubectl("delete", "deployment/web", "-n", "web", token=token, check=False)
     assert deleted.returncode != 0
     assert "Forbidden" in deleted.stderr
+
+
+def test_the_whole_cluster_is_without_the_closed_namespaces(both: World) -> None:
+    """A grant for the whole cluster reads namespace by namespace, and at once only what belongs to no namespace."""
+    both.cluster.apply("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: private, namespace: exchanged}")
+    token = both.token("read-all/pods")["access_token"]
+    expected = {
+        "/api/v1/namespaces/web/configmaps": 200,
+        "/api/v1/namespaces": 200,
+        "/apis/rbac.authorization.k8s.io/v1/clusterroles": 200,
+        "/api/v1/configmaps": 403,
+        "/api/v1/configmaps?watch=true&timeoutSeconds=1": 403,
+        "/api/v1/configmaps?fieldSelector=metadata.name%3Dprivate": 403,
+        "/api/v1/namespaces/exchanged/configmaps": 403,
+    }
+    assert {path: both.cluster.request("GET", path, token=token)[0] for path in expected} == expected
+
+
+def test_which_kinds_belong_to_no_namespace(both: World) -> None:
+    """The list that this goes by is the API server's own."""
+    found = set()
+    for version in both.cluster.request("GET", "/apis")[1]["groups"]:
+        path = f"/apis/{version['preferredVersion']['groupVersion']}"
+        found |= {(version["name"], each["name"]) for each in _of_no_namespace(both, path)}
+    found |= {("", each["name"]) for each in _of_no_namespace(both, "/api/v1")}
+    assert OF_NO_NAMESPACE - {("metrics.k8s.io", "nodes")} == found
+
+
+def _of_no_namespace(both: World, path: str) -> list[dict[str, Any]]:
+    resources = both.cluster.request("GET", path)[1]["resources"]
+    return [each for each in resources if not each["namespaced"] and "list" in each["verbs"]]
 
 
 def test_clients_have_what_they_need(both: World) -> None:
