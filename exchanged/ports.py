@@ -35,6 +35,10 @@ class Authenticator(Protocol):
         """Whether the token looks like this issuer's, by its unverified `iss`. Selects candidates, proves nothing."""
         ...
 
+    def knows(self, token: UnverifiedToken) -> bool:
+        """Whether this issuer has the key that the token names at hand. Orders candidates, proves nothing."""
+        ...
+
     async def authenticate(self, token: UnverifiedToken, now: datetime) -> Identity:
         """The identity that the token proves.
 

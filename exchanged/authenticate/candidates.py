@@ -6,13 +6,16 @@ from datetime import datetime
 from exchanged.authenticate.jws import unverified
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.errors import Reason, Unavailable
-from exchanged.model import Identity, PresentedToken
+from exchanged.model import Identity, PresentedToken, UnverifiedToken
 from exchanged.ports import Authenticator
 
 SHOWN = 200
 """Characters of a refused token's subject that its record shows."""
-MAX_CANDIDATES = 8
-"""Issuers asked about one token. Clusters that call themselves by the same name are few; each costs a signature."""
+MAX_KNOWING = 8
+"""Issuers asked that know the key a token names: one, but for tokens that name none; each costs a signature."""
+MAX_OTHERS = 64
+"""Issuers asked that do not, after those. Clusters that call themselves by the same name may be many, and a key may be
+new; each costs a fetch at most, and that not often, or a question to its cluster."""
 
 
 class Authenticators:
@@ -33,7 +36,9 @@ class Authenticators:
         if claimed.claims.get("iss") == self._own_issuer:
             # No chains: a grant that bred another would outlive its revocation.
             raise TokenRefused(Reason.TOKEN_OWN, "a token that exchanged issued")
-        candidates = [each for each in self._authenticators if each.may_vouch(claimed)][:MAX_CANDIDATES]
+        candidates = [each for each in self._authenticators if each.may_vouch(claimed)]
+        if len(candidates) > 1:
+            candidates = _ordered(candidates, claimed)
         refusal = TokenRefused(Reason.TOKEN_ISSUER_UNKNOWN, f"no configured issuer for a token of type {token_type}")
         away: Unavailable | None = None
         for candidate in candidates:
@@ -51,3 +56,10 @@ class Authenticators:
         if away is not None and not refusal.verified:
             raise away
         raise refusal
+
+
+def _ordered(candidates: list[Authenticator], token: UnverifiedToken) -> list[Authenticator]:
+    """Those who know the key first: the others are then not asked at all, though they be many or out of reach."""
+    knowing = [each for each in candidates if each.knows(token)]
+    others = [each for each in candidates if each not in knowing]
+    return knowing[:MAX_KNOWING] + others[:MAX_OTHERS]

@@ -65,6 +65,10 @@ class KubernetesAuthenticator:
         """See `Authenticator.may_vouch`."""
         return token.claims.get("iss") == self._expected.issuer
 
+    def knows(self, token: UnverifiedToken) -> bool:
+        """See `Authenticator.knows`; where only the cluster can tell, nothing is known beforehand."""
+        return self._keys is not None and self._keys.knows(token.header.get("kid"))
+
     async def authenticate(self, token: UnverifiedToken, now: datetime) -> Identity:
         """See `Authenticator.authenticate`."""
         # 1. Offline first: what the keys refuse need not cost the cluster a review.

@@ -40,6 +40,10 @@ class OidcAuthenticator:
         """See `Authenticator.may_vouch`."""
         return token.claims.get("iss") == self._expected.issuer
 
+    def knows(self, token: UnverifiedToken) -> bool:
+        """See `Authenticator.knows`."""
+        return self._keys.knows(token.header.get("kid"))
+
     async def authenticate(self, token: UnverifiedToken, now: datetime) -> Identity:
         """See `Authenticator.authenticate`."""
         keys = await self._keys.find(token.header.get("kid"))
