@@ -1,11 +1,16 @@
 """RFC 8693, one test a MUST, by clause; and what is left out, so that nothing is silently ignored."""
 
+import base64
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.daemon import Daemon
 from tests.fixtures import JWT, Running
+from tests.issuers import FakeIssuer
+from tests.policies import policy
 
 ID_TOKEN = "urn:ietf:params:oauth:token-type:id_token"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
@@ -211,6 +216,32 @@ def test_rfc8414_metadata_and_keys(running: Running) -> None:
     assert keys.headers["cache-control"] == "max-age=15"
     (key,) = keys.body["keys"]
     assert (key["kty"], key["alg"], "d" in key) == ("EC", "ES256", False)
+
+
+@pytest.mark.parametrize("path", ["/", "/a/b", "/a/"])
+def test_rfc8414_3_3_the_issuer_is_named_as_it_is(path: str, tmp_path: Path) -> None:
+    """RFC 8414 §3.3: the issuer in both documents is identical to the one in tokens, whatever it ends with."""
+    with FakeIssuer.served(tmp_path / "issuer") as issuer:
+        daemon = Daemon.make(
+            tmp_path / "d",
+            issuers={"github": issuer.settings(profile="github")},
+            clusters={"prod": {"mode": "authorizer", "server": "https://127.0.0.1:6443", "allow": ["workloads"]}},
+            policies={"web.yaml": policy("deploy-web")},
+        )
+        origin = daemon.settings["issuer"]
+        daemon.settings["issuer"] = origin + path
+        daemon.write()
+        with daemon.running():
+            daemon.settings["issuer"] = origin
+            running, base = Running(daemon, issuer), path.rstrip("/")
+            token = running.post(f"{base}/token", running.form()).body["access_token"]
+            payload = token.split(".")[1]
+            claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+            for found in (f"{base}/.well-known/openid-configuration", f"/.well-known/oauth-authorization-server{base}"):
+                told = running.get(found).body
+                assert told["issuer"] == claims["iss"] == origin + path
+                assert told["token_endpoint"] == f"{origin}{base}/token"
+                assert running.get(told["jwks_uri"].removeprefix(origin)).body["keys"]
 
 
 def test_probes(running: Running) -> None:
