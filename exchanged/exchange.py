@@ -14,7 +14,7 @@ Where nothing is to be made at the cluster nothing can be left half made, and on
 
 import asyncio
 import logging
-import secrets
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -185,7 +185,7 @@ class Exchanger:
 
     def _intended(self, case: _Case, subject: Identity, allowed: Allowed, mode: ClusterMode) -> Grant:
         now = case.context.time.replace(microsecond=0)
-        grant_id = GrantId(f"{int(now.timestamp()):08x}{secrets.token_hex(GRANT_ID_RANDOM)}")
+        grant_id = GrantId(f"{int(now.timestamp()):08x}{os.urandom(GRANT_ID_RANDOM).hex()}")
         return Grant(
             id=grant_id,
             state=GrantState.INTENDED,

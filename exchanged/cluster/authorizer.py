@@ -1,6 +1,6 @@
 """Mode `authorizer`: a signed token, and an answer to each request made with it; nothing is made at the cluster."""
 
-import secrets
+import os
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
@@ -36,7 +36,7 @@ class AuthorizerMode:
 
     def plan(self, grant_id: GrantId, allowed: Allowed) -> Plan:
         """See `ClusterMode.plan`."""
-        return Plan(user=f"{USER_PREFIX}{allowed.policy}:{grant_id}", credential_id=secrets.token_hex(16))
+        return Plan(user=f"{USER_PREFIX}{allowed.policy}:{grant_id}", credential_id=os.urandom(16).hex())
 
     async def issue(self, grant: Grant) -> IssuedToken:
         """See `ClusterMode.issue`."""

@@ -3,7 +3,7 @@
 import asyncio
 import ipaddress
 import logging
-import secrets
+import os
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
@@ -129,7 +129,7 @@ class Servicer:
         turned_away: TurnedAway | None = None,
     ) -> Reply:
         called = RequestContext(
-            request_id=RequestId(secrets.token_hex(8)),
+            request_id=RequestId(os.urandom(8).hex()),
             time=self._clock(),
             source=source(context.peer()),
             door="grpc",

@@ -1,7 +1,7 @@
 """The HTTP door: token exchange (RFC 8693), revocation (7009), introspection (7662), metadata, and the probes."""
 
 import asyncio
-import secrets
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -143,7 +143,7 @@ class HttpDoor:
         """A form in, JSON out, errors as RFC 6749 §5.2 has them, nothing stored on the way."""
 
         async def handle(request: web.Request) -> web.Response:
-            request_id = RequestId(secrets.token_hex(8))
+            request_id = RequestId(os.urandom(8).hex())
             headers = {**ANSWER, "X-Request-Id": request_id}
             try:
                 try:

@@ -9,12 +9,18 @@ from weakref import WeakValueDictionary
 
 from cel_expr_python import cel
 
-from exchanged.model import ClusterName, ExchangeRequest, Identity, RequestContext
+from exchanged.model import Claims, ClusterName, ExchangeRequest, Identity, RequestContext
 
 _COMPREHENSION = re.compile(r"\b(?:all|exists|exists_one|map|filter)\b(?=(?:\s|//[^\n]*+)*+\()")
 """A loop's name and its bracket; comments between them hide nothing, and nothing in between is used up."""
 MAX_COMPREHENSIONS = 1
 """Loops in one condition. A token is bounded, so one loop over its claims is; loops within loops are not."""
+
+_CLAIM = re.compile(r"""\bclaims(?:\.(\w++)(?!\s*\()|\["([^"\\\s]+)"\])""")
+"""A claim by its name, and no call of a macro or a method."""
+_CLAIMS = re.compile(r"\bclaims\b")
+REMEMBERED = 10_000
+"""Answers kept: a CI system's conditions are asked about the same few branches and events again and again."""
 
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "claims": ("map(string, dyn)", "verified claims of the subject; in actors[].when of the actor"),
@@ -31,19 +37,28 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     "stated.intent": ("string", "what the caller says it is about to do; nobody vouches for it"),
 }
 
+Key = tuple["Condition", tuple[str | None, ...]]
+"""A condition, and the values of the claims that it depends on."""
+
 
 class ConditionError(ValueError):
     """A condition that cannot be loaded; the message says why."""
 
 
 class Condition:
-    """A compiled condition."""
+    """A compiled condition.
 
-    __slots__ = ("__weakref__", "_program", "text", "variables")
+    Attributes:
+        variables: those that it may read.
+        depends_on: the claims, by name, that its value depends on alone; () where it may depend on more.
+    """
+
+    __slots__ = ("__weakref__", "_program", "depends_on", "text", "variables")
 
     def __init__(self, text: str, program: cel.Expression) -> None:
         self.text = text
         self.variables = tuple(name for name in VARIABLES if name.rpartition(".")[2] in text)
+        self.depends_on = _claims_read(text) if self.variables == ("claims",) else ()
         self._program = program
 
     def why_not(self, activation: cel.Activation) -> str | None:
@@ -66,6 +81,7 @@ class Conditions:
         }
         self._environment = cel.NewEnv(variables={name: types[kind] for name, (kind, _) in VARIABLES.items()})
         self._compiled: WeakValueDictionary[str, Condition] = WeakValueDictionary()
+        self._remembered: dict[Key, str | None] = {}
 
     def compile(self, text: str) -> Condition:
         """The condition of this text.
@@ -112,12 +128,20 @@ class Conditions:
         cluster: ClusterName | None,
     ) -> str | None:
         """None if the condition holds of this decision; else why it does not."""
+        key = _key(condition, who.claims)
+        if key is not None and key in self._remembered:
+            return self._remembered[key]
         values = _Values(who, actor, request, context, cluster)
         try:
             activation = self._environment.Activation({name: _READ[name](values) for name in condition.variables})
-            return condition.why_not(activation)
+            answer = condition.why_not(activation)
         except RuntimeError as error:  # text that UTF-8 cannot hold: a JSON string may have half of a surrogate pair
             return f"{condition.text}: {error}"
+        if key is not None:
+            if len(self._remembered) >= REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = answer
+        return answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +167,26 @@ _READ: Mapping[str, Callable[[_Values], Any]] = {
     "request.scope": lambda values: " ".join(values.request.scope),
     "stated.intent": lambda values: values.request.intent,
 }
+
+
+def _claims_read(text: str) -> tuple[str, ...]:
+    """The names of the claims that a text reads, or () where it does anything else with them."""
+    found = [match[1] or match[2] for match in _CLAIM.finditer(text)]
+    return tuple(dict.fromkeys(found)) if len(found) == len(_CLAIMS.findall(text)) and "//" not in text else ()
+
+
+def _key(condition: Condition, claims: Claims) -> Key | None:
+    """What an answer for these claims can be remembered under, or None."""
+    if not condition.depends_on:
+        return None
+    values = []
+    for name in condition.depends_on:
+        value = claims.get(name)
+        # 1, 1.0 and true would be one key, null and nothing too; text, and nothing, are surely told apart.
+        if type(value) is not str and (value is not None or name in claims):
+            return None
+        values.append(value)
+    return condition, tuple(values)
 
 
 def _party(actor: Identity | None) -> dict[str, Any]:
