@@ -16,8 +16,6 @@ from exchanged.cluster.setup import token_audience
 from exchanged.config import Cluster, Credential
 from exchanged.model import PresentedToken
 
-__all__ = ["Finding", "check"]
-
 LONGEST_CREDENTIAL = 24 * 3600
 """Seconds that the daemon's own credential may live before it is called static."""
 DEFAULT_ROLES = frozenset(
