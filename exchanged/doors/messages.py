@@ -51,6 +51,8 @@ def request(message: pb.ExchangeRequest | None) -> ExchangeRequest:
     check_grant_type(message.grant_type or GRANT_TYPE)
     # Refused by their number before anything is made of them: what a request costs before it is refused is small.
     check_count(message.authorization_details, VALUES)
+    check_count(message.audience, VALUES, "audience")
+    check_count(message.resource, VALUES, "resource")
     return ExchangeRequest(
         subject_token=PresentedToken(text=message.subject_token),
         subject_token_type=message.subject_token_type,
@@ -85,11 +87,11 @@ def scopes(text: str) -> tuple[str, ...]:
     return tuple(text.split(maxsplit=VALUES + 1))
 
 
-def check_count(values: Sized, most: int) -> None:
-    """Refuses more authorization details, or values in one of their fields, than any policy could grant."""
+def check_count(values: Sized, most: int, parameter: str = "authorization_details") -> None:
+    """Refuses more values of a parameter, or of a field of authorization details, than any policy could grant."""
     if len(values) > most:
         raise MalformedRequest(
-            Reason.PARAMETER_TOO_LONG, f"more than {most}", public={"parameter": "authorization_details"}
+            Reason.PARAMETER_TOO_LONG, f"{parameter}: more than {most}", public={"parameter": parameter}
         )
 
 
