@@ -224,6 +224,8 @@ def _is_signed(token: UnverifiedToken, key: VerificationKey, algorithm: str) -> 
 
 
 def _check_audience(audience: object, expected: Expected) -> None:
+    if audience == expected.audience:
+        return
     several = audience if isinstance(audience, list) else [audience]
     if not several or not all(isinstance(each, str) for each in several):
         raise TokenRefused(Reason.TOKEN_CLAIMS, "aud is missing or not text", verified=True)

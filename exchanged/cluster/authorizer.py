@@ -80,7 +80,7 @@ def _claims(grant: Grant, issuer: str, audience: str) -> dict[str, Any]:
         "grant": grant.id,
         "owner": grant.allowed.owner,
         "subject": f"{subject.issuer}/{subject.subject}",
-        "kind": subject.kind.value,
+        "kind": subject.kind,
         "workload_accounts": list(grant.allowed.workload_accounts),
     }
     if grant.actor is not None:

@@ -44,7 +44,7 @@ def intended(grant: Grant, parties: tuple[Identity, ...], request: ExchangeReque
         "subject": identity(parties[0]),
         "asked": asked(request),
         "decided": decided(grant.allowed),
-        "mode": grant.mode.value,
+        "mode": grant.mode,
         "user": grant.plan.user,
         "expires_at": grant.expires_at.isoformat(),
         "source": grant.source,
@@ -126,7 +126,7 @@ def identity(who: Identity) -> dict[str, Any]:
     body: dict[str, Any] = {
         "issuer": who.issuer,
         "subject": who.subject,
-        "kind": who.kind.value,
+        "kind": who.kind,
         "claims": dict(who.claims),
         "token_sha256": who.token_digest.hex(),
         "issued_at": who.issued_at.isoformat(),

@@ -84,18 +84,18 @@ def decide(
     _check_may_act(subject, actor)
     # 2. and 3. Which policies list the subject, and hold now.
     found: dict[tuple[str, str], tuple[CompiledPolicy, CompiledScope, ClusterName]] = {}
-    miss = Miss(0, PolicyDenied(Reason.NO_POLICY))
+    miss: Miss | None = None
     for policy, party, scope in _candidates(policies, question):
         verdict = judge(policies, question, policy, party, scope)
         if isinstance(verdict, Miss):
-            miss = max(miss, verdict, key=lambda each: each.rank)
+            miss = verdict if miss is None or verdict.rank > miss.rank else miss
         else:
             found[policy.name, scope.name] = (policy, scope, verdict)
             if len(found) > MAX_NAMED:
                 break
     # 4. Exactly one author.
     if not found:
-        raise miss.error if miss.rank else _nothing(policies, question)
+        raise miss.error if miss else _nothing(policies, question)
     if len(found) > 1:
         names = " ".join(sorted("/".join(key) for key in found)[:MAX_NAMED])
         raise ScopeDenied(Reason.SCOPE_AMBIGUOUS, f"several scopes match: {names}", public={"candidates": names})

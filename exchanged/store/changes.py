@@ -55,6 +55,7 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
         db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (*token_of_one_use, grant.id))
     if single_use and grant.id.endswith(PRUNING_IDS):
         _forget_used(db, now)
+    expires = micros(grant.expires_at)
     db.execute(
         "INSERT INTO grants "
         "(id, state, cluster, policy, issuer, subject, job, created_at, expires_at, due_at, decision, "
@@ -68,8 +69,8 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
             grant.subject.subject,
             grant.job,
             micros(grant.created_at),
-            micros(grant.expires_at),
-            micros(grant.expires_at),
+            expires,
+            expires,
             codec.decision(grant, single_use),
             token.credential_id if token else "",
             token.digest if token else None,

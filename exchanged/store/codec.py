@@ -26,6 +26,7 @@ from exchanged.model import (
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_SECONDS_A_DAY = 86_400
 
 SingleUse = tuple[int, str, str]
 """A token for one use: its end, its issuer, and its own id."""
@@ -43,7 +44,8 @@ def _dump(value: Any) -> str:
 
 def micros(time: datetime) -> int:
     """Microseconds since 1970."""
-    return (time - _EPOCH) // _MICROSECOND
+    since = time - _EPOCH
+    return (since.days * _SECONDS_A_DAY + since.seconds) * 1_000_000 + since.microseconds
 
 
 def moment(value: int) -> datetime:
@@ -135,7 +137,7 @@ def grant(row: tuple[Any, ...]) -> Grant:
 
 def record_row(record: Record) -> tuple[int, str, str | None, str | None, str]:
     """A record's columns after its sequence."""
-    return micros(record.time), record.kind.value, record.grant_id, record.request_id, _body(record.body)
+    return micros(record.time), str(record.kind), record.grant_id, record.request_id, _body(record.body)
 
 
 def stored_record(row: tuple[Any, ...]) -> StoredRecord:
