@@ -51,7 +51,10 @@ from tests.issuers import FakeIssuer, key
 from tests.policies import for_repository
 
 IN_FLIGHT = 64
-EXCHANGES = 12_000
+TURNS = 8
+"""The floor and the exchanges take turns: what the machine does meanwhile, it does to both."""
+EXCHANGES_A_TURN = 1_500
+PAIRS_A_TURN = 1_000
 SUBJECTS = 500
 CLUSTER = ClusterName("prod")
 TRAITS = ClusterTraits(
@@ -68,8 +71,8 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def floor_rate() -> float:
-    """Pairs of verify RS256 and sign ES256 a second, by the cryptography library alone."""
+def floor() -> Callable[[], None]:
+    """Verify RS256 and sign ES256, by the cryptography library alone."""
     private, signer, message = key("RSA"), key("EC"), b"m" * 1_000
     assert isinstance(private, rsa.RSAPrivateKey)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
@@ -79,16 +82,21 @@ def floor_rate() -> float:
         public.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
         signer.sign(message, ec.ECDSA(hashes.SHA256()))
 
-    return _rate(pair, 10_000)
+    return pair
 
 
-def _rate(work: Callable[[], Any], times: int) -> float:
-    for _ in range(times // 10):
-        work()
+def floor_rate() -> float:
+    """Pairs a second."""
+    pair, times = floor(), 8_000
+    _seconds(pair, times // 10)
+    return times / _seconds(pair, times)
+
+
+def _seconds(work: Callable[[], Any], times: int) -> float:
     began = time.perf_counter()
     for _ in range(times):
         work()
-    return times / (time.perf_counter() - began)
+    return time.perf_counter() - began
 
 
 class OneSource:
@@ -119,12 +127,12 @@ def policy_set(count: int) -> PolicySet:
     return policies
 
 
-async def exchange_rate(folder: Path) -> float:
-    """Exchanges a second, all in, with the store on disk, at 64 in flight."""
+async def rates(folder: Path) -> tuple[float, float]:
+    """Pairs of the floor a second; and exchanges, all in, with the store on disk, at 64 in flight."""
     issuer = FakeIssuer("https://ci.example")
     tokens = [
         issuer.github_token(repository_id=str(n % 100), sub=f"repo:acme/{n % SUBJECTS}", exp=int(time.time()) + 600)
-        for n in range(EXCHANGES)
+        for n in range(TURNS * EXCHANGES_A_TURN)
     ]
     store = SqliteStore.open(folder / "state")
     ring = KeyRing(
@@ -160,13 +168,17 @@ async def exchange_rate(folder: Path) -> float:
         await exchanger.exchange(request, context)
 
     keep_what_is_there()
-    seconds = await _in_flight(one, EXCHANGES)
+    pair, of_floor, of_exchanges = floor(), 0.0, 0.0
+    _seconds(pair, PAIRS_A_TURN)
+    for turn in range(TURNS):
+        of_floor += _seconds(pair, PAIRS_A_TURN)
+        of_exchanges += await _in_flight(one, range(turn * EXCHANGES_A_TURN, (turn + 1) * EXCHANGES_A_TURN))
     await store.close()
-    return EXCHANGES / seconds
+    return TURNS * PAIRS_A_TURN / of_floor, TURNS * EXCHANGES_A_TURN / of_exchanges
 
 
-async def _in_flight(work: Callable[[int], Awaitable[None]], times: int) -> float:
-    numbers = iter(range(times))
+async def _in_flight(work: Callable[[int], Awaitable[None]], which: range) -> float:
+    numbers = iter(which)
 
     async def worker(numbers: Iterator[int]) -> None:
         for number in numbers:
@@ -204,12 +216,14 @@ def _authenticator(issuer: FakeIssuer) -> OidcAuthenticator:
     )
 
 
-def decision_seconds(count: int) -> float:
-    """The median time of a decision, over exact and bare scopes, among so many policies."""
-    policies, samples = policy_set(count), []
+def decision_seconds(count: int) -> tuple[float, float]:
+    """The median time of a decision among so many policies: asked with an exact scope, and with a bare one."""
+    policies = policy_set(count)
+    exact: list[float] = []
+    bare: list[float] = []
     for number in range(0, count, max(1, count // 100)):
         who = identity(claims={"repository_id": str(number), "repository_owner_id": "42", "ref": "refs/heads/main"})
-        for scope in (f"repository-{number}/rollout", "rollout"):
+        for samples, scope in ((exact, f"repository-{number}/rollout"), (bare, "rollout")):
             request = ExchangeRequest(
                 subject_token=PresentedToken(text=""),
                 subject_token_type="",
@@ -222,19 +236,24 @@ def decision_seconds(count: int) -> float:
             for _ in range(20):
                 decide(policies, {CLUSTER: TRAITS}, who, None, request, context)
             samples.append((time.perf_counter() - began) / 20)
-    return statistics.median(samples)
+    return statistics.median(exact), statistics.median(bare)
 
 
 def main() -> None:
     """Prints the figures as JSON."""
     os.sched_setaffinity(0, {int(sys.argv[1])})
-    figures: dict[str, float] = {"floor_per_s": floor_rate()}
-    with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder:
-        figures["in_process_per_s"] = uvloop.run(exchange_rate(Path(folder)))
-    figures["floor_per_s_again"] = floor_rate()
-    if len(sys.argv) > 3:
-        figures["decide_100_us"] = decision_seconds(100) * 1e6
-        figures["decide_100k_us"] = decision_seconds(100_000) * 1e6
+    figures: dict[str, float] = {}
+    if "rates" in sys.argv:
+        with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder:
+            figures["floor_per_s"], figures["in_process_per_s"] = uvloop.run(rates(Path(folder)))
+        figures["in_process_over_floor"] = figures["in_process_per_s"] / figures["floor_per_s"]
+    if "decide" in sys.argv:
+        few, many = decision_seconds(100), decision_seconds(100_000)
+        figures |= {"decide_100_us": few[0] * 1e6, "decide_100_bare_us": few[1] * 1e6}
+        figures |= {"decide_100k_us": many[0] * 1e6, "decide_100k_bare_us": many[1] * 1e6}
+        figures["decide_100k_over_100"] = max(of_many / of_few for of_few, of_many in zip(few, many, strict=True))
+    if "floor" in sys.argv:
+        figures["floor_per_s"] = floor_rate()
     print(json.dumps(figures))
 
 
