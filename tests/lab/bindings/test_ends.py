@@ -178,7 +178,7 @@ def test_a_cluster_taken_away_is_told(made: World) -> None:
     made.daemon.settings["clusters"] = {"elsewhere": {"mode": "authorizer", "server": "https://127.0.0.1:6443"}}
     made.daemon.settings["issuers"].pop("pods-of-prod")
     _restart(made)
-    assert made.daemon.json("status")["not_configured"] == {"prod": 1}
+    assert made.daemon.json("status")["not_configured"]["prod"] >= 1
     made.daemon.run("grants", "revoke", reply["grant_id"])
     assert _state(made, reply) == "revoked"
     assert made.daemon.json("status")["backlog"] == 1
