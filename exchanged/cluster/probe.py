@@ -45,7 +45,7 @@ async def is_asked(configuration: Configuration, name: str, clock: Callable[[], 
         yield Finding(level="wrong", what="the API server does not take our tokens", remedy=remedy)
     else:
         what = f"the API server takes our tokens, and does not ask us what they may do, or cannot: {status} {message}"
-        remedy = f"give it authorization.yaml {files}, and see that this daemon runs and {name} reaches its authorizer's door"
+        remedy = f"give it authorization.yaml {files}, and see that this daemon runs and {name} reaches its door"
         yield Finding(level="wrong", what=what, remedy=remedy)
 
 

@@ -60,7 +60,7 @@ def _manifests(configuration: Configuration, name: str, cluster: Cluster) -> str
         objects.append(_service_account(cluster))
     objects += rights(cluster, reviewing_tokens=reviews_tokens(configuration, name))
     head = (
-        f"# The fence around the daemon and its grants at cluster {name} (mode {cluster.mode}), and what the daemon may.\n"
+        f"# The fence around the daemon and its grants at cluster {name} (mode {cluster.mode}), and its rights.\n"
         "# kubectl apply --server-side --force-conflicts -f manifests.yaml\n"
     )
     return head + yaml.safe_dump_all(objects, sort_keys=False, width=120)
