@@ -145,7 +145,7 @@ async def checked(configuration: Configuration, name: ClusterName, clock: Callab
         findings += [finding async for finding in is_asked(configuration, name, clock)]
     if settings.credential is not None:
         api = api_of(name, settings, lambda _: None)
-        instance = instance_of(configuration.state) if settings.mode == "bindings" else None
+        instance = instance_of(configuration.state) if settings.mode == "bindings" else ""
         reviewing = reviews_tokens(configuration, name)
         try:
             findings += await check(name, settings, api, instance=instance, reviewing_tokens=reviewing)

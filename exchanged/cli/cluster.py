@@ -78,12 +78,7 @@ def check(name: Name, config: settings.ConfigFile = Path("exchanged.yaml"), outp
     from exchanged.errors import ExchangeError
 
     configuration = settings.load(config)
-    if _known(name, configuration).credential is None:
-        fail(
-            f"clusters.{name} has no credential to ask it with; give it credential: {{tokenFile: …}}, a token of the "
-            "service account that `exchanged cluster setup` prints, or {kubeconfig: …}",
-            Exit.USAGE,
-        )
+    _known(name, configuration)
     try:
         findings = asyncio.run(_checked(configuration, name))
     except (ExchangeError, OSError, ValueError) as error:
@@ -99,16 +94,11 @@ def check(name: Name, config: settings.ConfigFile = Path("exchanged.yaml"), outp
 
 
 async def _checked(configuration: "Configuration", name: str) -> list[Any]:
-    from exchanged.cluster.check import check as check_cluster
-    from exchanged.clusters import api_of
+    from exchanged.app import now
+    from exchanged.clusters import checked
     from exchanged.model import ClusterName
 
-    cluster = configuration.clusters[name]
-    api = api_of(ClusterName(name), cluster, lambda _: None)
-    try:
-        return await check_cluster(name, cluster, api)
-    finally:
-        await api.close()
+    return await checked(configuration, ClusterName(name), now)
 
 
 @app.command("client-certificate")

@@ -31,12 +31,12 @@ DEFAULT_ROLES = frozenset(
 
 
 async def check(
-    name: str, cluster: Cluster, api: KubernetesApi, *, instance: str | None = None, reviewing_tokens: bool = False
+    name: str, cluster: Cluster, api: KubernetesApi, *, instance: str, reviewing_tokens: bool
 ) -> list[Finding]:
     """Everything that is to be said of a cluster by whoever has the daemon's credential there.
 
-    `instance` is the id of the daemon's store, None where that is not at hand; `reviewing_tokens`, whether the daemon
-    asks the cluster about tokens.
+    `instance` is the id of the daemon's store, which in mode `bindings` the fence goes by; `reviewing_tokens`, whether
+    the daemon asks the cluster about tokens.
 
     Raises:
         ClusterUnavailable: it does not answer.
@@ -110,7 +110,7 @@ async def _everybody(cluster: Cluster, api: KubernetesApi) -> AsyncIterator[Find
                 yield Finding(level="wide", what=what, remedy="bind it to those who need it")
 
 
-async def _accounts(cluster: Cluster, api: KubernetesApi, instance: str | None) -> AsyncIterator[Finding]:
+async def _accounts(cluster: Cluster, api: KubernetesApi, instance: str) -> AsyncIterator[Finding]:
     path = f"/api/v1/namespaces/{cluster.grants_namespace}/serviceaccounts"
     try:
         items = (await api.call("GET", path)).get("items") or ()
@@ -120,7 +120,7 @@ async def _accounts(cluster: Cluster, api: KubernetesApi, instance: str | None) 
     for item in items:
         labels, name = item["metadata"].get("labels") or {}, item["metadata"]["name"]
         made_by = labels.get(INSTANCE_LABEL)
-        if (made_by is None or made_by != (instance or made_by)) and name != "default":
+        if made_by != instance and name != "default":
             what = f"{cluster.grants_namespace} holds {name}, which this daemon did not make"
             yield Finding(level="wrong", what=what, remedy="keep that namespace to this daemon's grants")
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any, Final
 
 from exchanged.cluster.api import ApiError, KubernetesApi
-from exchanged.cluster.fence import INSTANCE, daemon_user, fence
+from exchanged.cluster.fence import daemon_user, fence
 from exchanged.cluster.finding import Finding
 from exchanged.cluster.setup import token_audience
 from exchanged.config import Cluster
@@ -17,14 +17,11 @@ _NAMED: Final = 5
 JsonObject = dict[str, Any]
 
 
-async def stands(name: str, cluster: Cluster, api: KubernetesApi, instance: str | None) -> AsyncIterator[Finding]:
-    """Every policy and binding is there, and says what setup prints: no less, and nothing besides.
-
-    With `instance` None, for whichever daemon it was printed.
-    """
+async def stands(name: str, cluster: Cluster, api: KubernetesApi, instance: str) -> AsyncIterator[Finding]:
+    """Every policy and binding is there, and says what setup prints: no less, and nothing besides."""
     files = f"-f manifests.yaml of `exchanged cluster setup {name}`"
     apply = f"kubectl apply --server-side --force-conflicts {files}"
-    for expected in fence(cluster, token_audience(cluster), instance or ""):
+    for expected in fence(cluster, token_audience(cluster), instance):
         kind = expected["kind"]
         plural = "validatingadmissionpolicies" if kind.endswith("Policy") else "validatingadmissionpolicybindings"
         called = f"{kind} {expected['metadata']['name']}"
@@ -34,20 +31,12 @@ async def stands(name: str, cluster: Cluster, api: KubernetesApi, instance: str 
             what = f"the fence has a gap: {called} is not there, or may not be read ({error.status})"
             yield Finding(level="wrong", what=what, remedy=apply)
             continue
-        pair = [_without_instance(each["spec"]) if instance is None else each["spec"] for each in (found, expected)]
-        different = list(_differences(pair[0], pair[1], "spec"))
+        different = list(_differences(found["spec"], expected["spec"], "spec"))
         if different:
             what = f"the fence was moved: {called} is not what setup prints ({', '.join(different[:_NAMED])})"
             # To apply is to merge: an entry that somebody added to a list would stay.
             remedy = f"kubectl replace {files}"
             yield Finding(level="wrong", what=what, remedy=remedy)
-
-
-def _without_instance(spec: JsonObject) -> JsonObject:
-    return {
-        key: [each for each in value if each["name"] != INSTANCE] if key == "variables" else value
-        for key, value in spec.items()
-    }
 
 
 def _differences(found: Any, expected: Any, where: str) -> Iterable[str]:

@@ -111,11 +111,11 @@ def test_a_client_certificate_in_json(tmp_path: Path) -> None:
     assert (done.code, "no certificate could be issued" in done.wrong) == (3, True)
 
 
-def test_a_cluster_without_a_credential_cannot_be_checked(tmp_path: Path) -> None:
+def test_a_cluster_is_checked_beside_its_daemon(tmp_path: Path) -> None:
     """What is missing is named, with where it comes from; so is a cluster that is not there."""
     config = configuration(tmp_path)
     done = run("cluster", "check", "prod", "--config", config)
-    assert (done.code, "clusters.prod has no credential to ask it with; give it credential" in done.wrong) == (2, True)
+    assert (done.code, "has no signing keys; start the daemon once" in done.wrong) == (3, True)
     done = run("cluster", "check", "lost", "--config", config)
     assert (done.code, "no cluster is called 'lost'; the configuration has prod, managed" in done.wrong) == (2, True)
 
