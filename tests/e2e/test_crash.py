@@ -6,8 +6,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import grpc
 import pytest
 
@@ -35,7 +37,18 @@ metadata:
   annotations: {exchanged.dev/expires-at: "2020-01-01T00:00:00Z"}
 """
 PODS = "/api/v1/namespaces/web/pods"
+RBAC = "/apis/rbac.authorization.k8s.io/v1/namespaces/web"
+MADE = ("/api/v1/namespaces/exchanged-grants/serviceaccounts", f"{RBAC}/rolebindings", f"{RBAC}/roles")
+KINDS = (("bound", "named/pods"), ("asked", "signed/pods"), ("bound", "fenced/pods"))
 WORKERS = 6
+
+
+@dataclass(slots=True)
+class Seen:
+    """What callers were told in one round: released tokens with their clusters, and grants whose end was confirmed."""
+
+    released: dict[str, tuple[str, str]] = field(default_factory=dict)
+    ended: set[str] = field(default_factory=set)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +56,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A cluster of each mode."""
     policies = {
         "named.yaml": reading("named", clusters=["bound"], rules=None, clusterRole="pod-reader"),
+        "fenced.yaml": reading("fenced", clusters=["bound"]),
         "signed.yaml": reading("signed", clusters=["asked"]),
     }
     modes: dict[str, dict[str, Any]] = {
-        "bound": {"mode": "bindings", "namespaces": ["web"], "clusterRoles": ["pod-reader"]},
+        "bound": {"mode": "bindings", "namespaces": ["web"], "clusterRoles": ["pod-reader"], "fencedRoles": True},
         "asked": {"mode": "authorizer"},
     }
     limits = {"liveGrantsPerSubject": 100_000}
@@ -56,14 +70,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield running
 
 
-async def _load(made: World, stop: asyncio.Event) -> tuple[dict[str, tuple[str, str]], set[str]]:
-    """Exchanges and gives back until told to stop; returns released tokens by grant, and grants given back."""
-    released: dict[str, tuple[str, str]] = {}
-    returned: set[str] = set()
+async def _load(made: World, seed: int, stop: asyncio.Event) -> Seen:
+    """Exchanges, gives back and revokes until told to stop."""
+    seen = Seen()
     credentials = grpc.ssl_channel_credentials(made.daemon.ca.read_bytes())
+    socket = aiohttp.UnixConnector(str(made.daemon.folder / "state" / "admin.sock"))
 
-    async def worker(number: int) -> None:
-        cluster, scope = (("bound", "named/pods"), ("asked", "signed/pods"))[number % 2]
+    async def worker(number: int, admin: aiohttp.ClientSession) -> None:
+        chance = random.Random(f"{seed} {number}")  # noqa: S311 - seeded on purpose
+        cluster, scope = KINDS[number % len(KINDS)]
         async with grpc.aio.secure_channel(made.daemon.grpc, credentials) as channel:
             stub = exchange_pb2_grpc.TokenExchangeStub(channel)  # type: ignore[no-untyped-call] # generated
             while not stop.is_set():
@@ -72,36 +87,43 @@ async def _load(made: World, stop: asyncio.Event) -> tuple[dict[str, tuple[str, 
                 )
                 try:
                     reply = await stub.Exchange(request, timeout=10)
-                    released[reply.grant_id] = (cluster, reply.access_token)
-                    if random.random() < 0.5:  # noqa: S311 - a test's coin
+                    seen.released[reply.grant_id] = (cluster, reply.access_token)
+                    end = chance.choice(("live", "give back", "revoke"))
+                    if end == "give back":
                         await stub.Revoke(pb.RevokeRequest(token=reply.access_token), timeout=10)
-                        returned.add(reply.grant_id)
-                except grpc.aio.AioRpcError:
+                    elif end == "revoke":
+                        async with admin.post(f"http://daemon/grants/{reply.grant_id}/revoke", json={}) as answer:
+                            assert (await answer.json())["ended"]
+                    if end != "live":
+                        seen.ended.add(reply.grant_id)
+                except (grpc.aio.AioRpcError, aiohttp.ClientError):
                     await asyncio.sleep(0.01)
 
-    await asyncio.gather(*(worker(number) for number in range(WORKERS)))
-    return released, returned
+    async with aiohttp.ClientSession(connector=socket, timeout=aiohttp.ClientTimeout(10)) as admin:
+        await asyncio.gather(*(worker(number, admin) for number in range(WORKERS)))
+    return seen
 
 
-def _round(made: World, chance: random.Random) -> None:
+def _round(made: World, seed: int) -> None:
     """Load, SIGKILL at some moment, start again, and look at everything."""
+    moment = random.Random(seed).uniform(0.05, 1.0)  # noqa: S311 - seeded on purpose
 
-    async def under_load() -> tuple[dict[str, tuple[str, str]], set[str]]:
+    async def under_load() -> Seen:
         stop = asyncio.Event()
-        loading = asyncio.create_task(_load(made, stop))
-        await asyncio.sleep(chance.uniform(0.05, 1.0))
+        loading = asyncio.create_task(_load(made, seed, stop))
+        await asyncio.sleep(moment)
         await asyncio.to_thread(made.daemon.kill)
         stop.set()
         return await loading
 
-    released, returned = asyncio.run(under_load())
+    seen = asyncio.run(under_load())
     made.daemon.start()
     made.daemon.wait_ready()
     until = time.monotonic() + 60
     while (status := made.daemon.json("status"))["backlog"] or _intended(made):
         assert time.monotonic() < until, status
         time.sleep(0.05)
-    _check(made, released, returned)
+    _check(made, seen)
 
 
 def _intended(made: World) -> int:
@@ -110,43 +132,38 @@ def _intended(made: World) -> int:
     return int(count)
 
 
-def _check(made: World, released: dict[str, tuple[str, str]], returned: set[str]) -> None:
+def _check(made: World, seen: Seen) -> None:
     with closing(sqlite3.connect(f"file:{made.daemon.folder / 'state' / 'exchanged.sqlite'}?mode=ro", uri=True)) as db:
         states = dict(db.execute("SELECT id, state FROM grants"))
         count, last = db.execute("SELECT count(*), max(sequence) FROM records").fetchone()
     assert count == last, "the record has a gap"
-    for grant_id, (cluster, token) in released.items():
+    for grant_id, (cluster, token) in seen.released.items():
         # Whatever was released is on record as issued, or as what came after that.
         assert states[grant_id] in {"issued", "withdrawn"}, states[grant_id]
         status, _ = made.clusters[cluster].request("GET", PODS, token=token)
-        if grant_id in returned:
+        if grant_id in seen.ended:
             assert states[grant_id] == "withdrawn"
-            assert status in {401, 403}, "a grant that was given back lives"
+            assert status in {401, 403}, "a grant that was ended lives"
         if states[grant_id] == "issued":
             assert status == 200, "a live grant does not work"
     # At the cluster stand the live grants' objects, and somebody else's; nothing half made.
     live = {grant_id for grant_id, state in states.items() if state == "issued"}
-    for kind, namespace in (("serviceaccounts", "exchanged-grants"), ("rolebindings", "web")):
-        path = f"/api/v1/namespaces/{namespace}/{kind}"
-        if kind == "rolebindings":
-            path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/{kind}"
+    for path in MADE:
         items = made.clusters["bound"].request("GET", path)[1]["items"]
-        found = {item["metadata"]["labels"]["exchanged.dev/grant"] for item in items if "labels" in item["metadata"]}
-        found.discard("f" * 20)
-        assert found <= live, f"left at the cluster: {found - live}"
-    assert (
-        made.clusters["bound"].request("GET", "/api/v1/namespaces/exchanged-grants/serviceaccounts/foreign")[0] == 200
-    )
+        labels = [item["metadata"].get("labels", {}) for item in items]
+        found = {each["exchanged.dev/grant"] for each in labels if "exchanged.dev/grant" in each} - {"f" * 20}
+        assert found <= live, f"left at the cluster: {path} {found - live}"
+    assert made.clusters["bound"].request("GET", f"{MADE[0]}/foreign")[0] == 200
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_killed_under_load(made: World, seed: int) -> None:
     """No live credential without a record, nothing half made, no returned grant alive, nothing foreign touched."""
-    _round(made, random.Random(seed))  # noqa: S311 - seeded on purpose
+    _round(made, seed)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(1_000, 1_200))
 def test_killed_two_hundred_times(made: World, seed: int) -> None:
     """The same, two hundred times."""
-    _round(made, random.Random(seed))  # noqa: S311 - seeded on purpose
+    _round(made, seed)
