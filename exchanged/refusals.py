@@ -22,7 +22,7 @@ PER_SUBJECT = 60
 """Records of a subject's refusals in a window: nobody reads more of them, and a job that is refused tries again a few
 times."""
 PER_ISSUER = 2_000
-"""Records of the refusals of all subjects of an issuer in a window: of some 5 KB each, so 10 MB a minute at the most."""
+"""Records of the refusals of all subjects of an issuer in a window: of some 5 KB each, so 10 MB a minute at most."""
 UNNAMED = ""
 """Stands for the issuer of a token whose signature was good and nothing else: the refusal does not say which it is."""
 
