@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import replace
 
 from exchanged.ending import AT_ONCE, Endings
-from exchanged.errors import ExchangeError
+from exchanged.errors import ClusterUnavailable, ExchangeError, Reason
 from exchanged.model import Grant, GrantState
 from exchanged.ports import ClusterMode, GrantQuery, Store
 
@@ -18,7 +18,7 @@ async def decide_again(mode: ClusterMode, store: Store, endings: Endings) -> Non
     A changed role whose rules still need no class that nobody acknowledged ends nothing.
 
     Raises:
-        StoreUnavailable: not all could be looked at, or ended; to be called again.
+        ClusterUnavailable, StoreUnavailable: not all could be decided, or ended; to be called again.
     """
     gate = asyncio.Semaphore(AT_ONCE)
     query = GrantQuery(live_only=True, cluster=mode.traits.name, limit=PAGE)
@@ -38,6 +38,9 @@ async def decide_again(mode: ClusterMode, store: Store, endings: Endings) -> Non
                 failures.append(error)
 
     while live := await store.grants(query):
+        if (why := mode.unready()) is not None:
+            # Roles that are not known allow nothing new, and end nothing either.
+            raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{mode.traits.name}: {why}")
         await asyncio.gather(*(decide(grant) for grant in live if grant.plan.role_digest))
         query = replace(query, before=live[-1].id)
     if failures:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 2.0
 """Before a watch that broke is begun anew."""
+STALE_SECONDS = 30.0
+"""For so long after they could be watched last, roles are taken for what they were: an API server starts again within
+it. Whoever decided by an older word would not notice what they grew to."""
 COLLECTION = f"{RBAC}/clusterroles"
 
 
@@ -35,21 +39,25 @@ class Role:
 class WatchedRoles:
     """The listed cluster roles.
 
-    Whoever wants to know is told by level, not by edge: when the roles are read after they could not be, and after each
-    change, until telling succeeded. So nothing is missed that happened while the daemon was down, or while the store
-    could not be written.
+    Whoever wants to know is told by level, not by edge: when the roles are first read, and after each change, until
+    telling succeeded. So nothing is missed that happened while the daemon was down, or while the store could not be
+    written.
     """
 
     def __init__(self, *, api: KubernetesApi, names: frozenset[str]) -> None:
         self._api = api
         self._names = names
         self._roles: dict[str, Role] = {}
+        self._is_read = False
         self._failure: str | None = "not read yet"
+        self._failing_since: float | None = None
         self._untold = asyncio.Event()
         self.on_change: Callable[[], Awaitable[None]] | None = None
 
     def get(self, name: str) -> Role | None:
-        """The role of this name, if it is listed and there."""
+        """The role of this name, if it is listed and there, as it was a short while ago."""
+        if self._failing_since is not None and time.monotonic() - self._failing_since > STALE_SECONDS:
+            return None
         return self._roles.get(name)
 
     def unready(self) -> str | None:
@@ -70,11 +78,12 @@ class WatchedRoles:
         while True:
             try:
                 version = await self._list()
-                self._failure = None
+                self._failure = self._failing_since = None
                 async with aclosing(self._api.watch(COLLECTION, version)) as events:
                     async for event in events:
                         self._take(event)
             except (ApiError, ClusterUnavailable) as error:
+                self._failing_since = self._failing_since or time.monotonic()
                 self._failure = str(error)
                 log.warning("cluster roles cannot be watched", extra={"detail": str(error)})
                 await asyncio.sleep(PAUSE_SECONDS)
@@ -84,9 +93,9 @@ class WatchedRoles:
         version = text_at(answer, "metadata", "resourceVersion")
         listed = [item for item in answer.get("items") or () if text_at(item, "metadata", "name") in self._names]
         roles = {each.name: each for each in map(role, listed)}
-        if roles != self._roles or self._failure is not None:
+        if roles != self._roles or not self._is_read:
             self._untold.set()
-        self._roles = roles
+        self._roles, self._is_read = roles, True
         return version
 
     def _take(self, event: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from exchanged import deciding_again
 from exchanged.deciding_again import decide_again
 from exchanged.ending import Endings
-from exchanged.errors import Reason, ScopeDenied, StoreUnavailable
+from exchanged.errors import ClusterUnavailable, Reason, ScopeDenied, StoreUnavailable
 from exchanged.log import entries
 from exchanged.model import Allowed, Grant, GrantId, GrantState, Plan
 from exchanged.store.sqlite import SqliteStore
@@ -22,7 +22,12 @@ class Deciding(Faulty):
 
     def __init__(self) -> None:
         self._traits = traits()
+        self.unknown: str | None = None
         self.note()
+
+    def unready(self) -> str | None:
+        """See `ClusterMode.unready`."""
+        return self.unknown
 
     def plan(self, grant_id: GrantId, allowed: Allowed) -> Plan:
         """See `ClusterMode.plan`."""
@@ -83,3 +88,14 @@ async def test_what_cannot_be_recorded_is_not_done(store: SqliteStore, monkeypat
     assert (await _state(store, bad), await _state(store, good)) == (GrantState.ISSUED, GrantState.WITHDRAWN)
     await decide_again(mode, store, endings)
     assert await _state(store, bad) is GrantState.WITHDRAWN
+
+
+async def test_roles_that_are_not_known_end_nothing(store: SqliteStore) -> None:
+    """While the cluster cannot be watched live grants live, and are decided again when it can."""
+    bad = await _issued(store, "grew")
+    mode = Deciding()
+    mode.unknown = "not read"
+    endings = Endings(store=store, clusters={PROD: mode}, clock=lambda: NOW)
+    with pytest.raises(ClusterUnavailable, match="not read"):
+        await decide_again(mode, store, endings)
+    assert await _state(store, bad) is GrantState.ISSUED

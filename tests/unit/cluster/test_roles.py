@@ -147,9 +147,31 @@ async def test_an_answer_of_another_shape_is_survived(following: Following, answ
     server.end_watches()
     while roles.unready() is None:  # noqa: ASYNC110 - a request that is under way
         await asyncio.sleep(0.001)
+    server.put_role("reader", [SECRETS])
     server.fault = None
     await told.get()
     assert roles.unready() is None
+
+
+async def test_roles_that_cannot_be_watched_are_not_known_for_long(
+    following: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short interruption changes nothing; after a long one nothing is decided by what they were."""
+    server, roles, told = following
+    await told.get()
+    await _watched(server)
+    server.refuse(403, "GET")
+    server.end_watches()
+    while roles.unready() is None:  # noqa: ASYNC110 - a request that is under way
+        await asyncio.sleep(0.001)
+    assert roles.get("reader") is not None
+    monkeypatch.setattr("exchanged.cluster.roles.STALE_SECONDS", 0)
+    assert roles.get("reader") is None
+    server.fault = None
+    while roles.unready() is not None:  # noqa: ASYNC110 - a request that is under way
+        await asyncio.sleep(0.001)
+    assert roles.get("reader") is not None
+    assert told.empty()
 
 
 @pytest.mark.parametrize("rules", [[7], [{"resources": 1}], "text"])
