@@ -17,12 +17,12 @@ from exchanged.background import steadily
 from exchanged.clusters import Clusters
 from exchanged.config import AuthorizerDoor as AuthorizerDoorSettings
 from exchanged.config import Configuration, Door
-from exchanged.deciding_again import decide_again
 from exchanged.doors.admin import AdminDoor
 from exchanged.doors.authorizer_webhook import AuthorizerDoor
 from exchanged.doors.grpc import GrpcDoor, Servicer
 from exchanged.doors.http import HttpDoor
-from exchanged.ending import Endings
+from exchanged.ending.deciding_again import decide_again
+from exchanged.ending.endings import Endings
 from exchanged.errors import ExchangeError
 from exchanged.exchange import Exchanger
 from exchanged.issuers import Issuers

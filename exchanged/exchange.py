@@ -23,7 +23,7 @@ from typing import Protocol
 
 from exchanged.authenticate.candidates import Authenticators
 from exchanged.authenticate.refused import TokenRefused
-from exchanged.ending import Endings
+from exchanged.ending.endings import Endings
 from exchanged.errors import (
     ActorTokenRejected,
     ClusterUnavailable,

@@ -60,9 +60,6 @@ class Metrics:
         counter.inc()
         histogram.observe(seconds)
 
-    def _labelled(self, door: str, outcome: str) -> tuple[Counter, Histogram]:
-        return self._exchanges.labels(door, outcome), self._seconds.labels(door)
-
     def decision(self, cluster: str, outcome: str, seconds: float) -> None:
         """The authorizer answered, or could not."""
         self._of_decision(cluster, outcome).inc()

@@ -115,7 +115,14 @@ def status(socket: SocketPath = None, config: MaybeConfig = None, output: Output
     if output is Format.JSON:
         show_json(told)
         return
-    rows = [(name, told[name]) for name in ("version", "ready", "live_grants", "backlog")]
+    rows = [(name, told[name]) for name in ("version", "ready")]
+    rows += [("lacking", reason) for reason in told["reasons"]]
+    rows += [("remark", remark) for remark in told["remarks"]]
+    rows += [(name, told[name]) for name in ("live_grants", "backlog")]
+    rows += [
+        (f"cluster {name}", f"not configured, and {grants} grants of it are not finished")
+        for name, grants in told["not_configured"].items()
+    ]
     rows += [("listening", f"{name} {address}") for name, address in told["listening"].items()]
     rows += [(f"issuer {name}", reason or "ok") for name, reason in told["issuers"].items()]
     rows += [(f"cluster {name}", reason or "ok") for name, reason in told["clusters"].items()]

@@ -1,7 +1,6 @@
 """The gRPC door: exchanged.v1.TokenExchange, with health and reflection."""
 
 import asyncio
-import ipaddress
 import logging
 import os
 from collections.abc import Awaitable, Callable
@@ -14,6 +13,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from exchanged.contradictions import is_loopback
 from exchanged.doors import messages
 from exchanged.doors.gathering import Gathering
 from exchanged.doors.health import MOST_WATCHERS, Health
@@ -246,14 +246,6 @@ class GrpcDoor:
 
 def _configuration(pair: CertificatePair) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(pair.key_pem, pair.chain_pem)])
-
-
-def is_loopback(host: str) -> bool:
-    """Whether nobody but this machine can reach the address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def source(peer: str) -> str:

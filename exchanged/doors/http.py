@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import orjson
 from aiohttp import web
 
+from exchanged.contradictions import is_loopback
 from exchanged.doors import bodies, form
 from exchanged.doors.connections import Connections, listen
 from exchanged.doors.gathering import Gathering
-from exchanged.doors.grpc import is_loopback
 from exchanged.doors.in_time import TurnedAway, in_time
 from exchanged.doors.quiet import keep_callers_out_of_the_log
 from exchanged.doors.reading import Bodies

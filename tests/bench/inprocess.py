@@ -24,7 +24,7 @@ from exchanged.authenticate.keysets import KeySet
 from exchanged.authenticate.oidc import OidcAuthenticator
 from exchanged.authenticate.profiles import GITHUB
 from exchanged.cluster.authorizer import AuthorizerMode
-from exchanged.ending import Endings
+from exchanged.ending.endings import Endings
 from exchanged.exchange import Exchanger
 from exchanged.keys.signing import KeyRing
 from exchanged.model import (

@@ -289,7 +289,7 @@ async def test_endings_run_until_cancelled(made: World, monkeypatch: pytest.Monk
     """The loop ends what is due, sweeps, survives a store that fails, and stops when it is told to."""
     exchanged = await made.exchanger.exchange(made.request(), made.context())
     made.time += timedelta(minutes=6)
-    monkeypatch.setattr("exchanged.ending.LOOK_INTERVAL", 0.001)
+    monkeypatch.setattr("exchanged.ending.endings.LOOK_INTERVAL", 0.001)
     due = made.store.due
     calls = 0
 

@@ -15,13 +15,13 @@ from datetime import datetime
 from functools import partial
 
 from exchanged.background import steadily
+from exchanged.ending.late import End, LateEnds
+from exchanged.ending.pauses import Pauses
+from exchanged.ending.sweeping import keep_sweeping
 from exchanged.errors import ClusterUnavailable, ExchangeError, Reason, StoreUnavailable
-from exchanged.late import End, LateEnds
 from exchanged.log import entries
 from exchanged.model import ClusterName, Grant, GrantId, GrantState, RequestId
-from exchanged.pauses import Pauses
 from exchanged.ports import ClusterMode, Store
-from exchanged.sweeping import keep_sweeping
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from exchanged import deciding_again
-from exchanged.deciding_again import decide_again
-from exchanged.ending import Endings
+from exchanged.ending import deciding_again
+from exchanged.ending.deciding_again import decide_again
+from exchanged.ending.endings import Endings
 from exchanged.errors import ClusterUnavailable, Reason, ScopeDenied, StoreUnavailable
 from exchanged.log import entries
 from exchanged.model import Allowed, Grant, GrantId, GrantState, Plan

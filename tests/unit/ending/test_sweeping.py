@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from exchanged.ending.sweeping import keep_sweeping
 from exchanged.errors import ClusterUnavailable, Reason
 from exchanged.log import entries
 from exchanged.log.record import Record, RecordKind
 from exchanged.model import ClusterName, ClusterObject, GrantId, GrantState, Plan
 from exchanged.store.sqlite import SqliteStore
-from exchanged.sweeping import keep_sweeping
 from tests.faults import refusing
 from tests.grants import NOW, PROD, grant, intent
 from tests.world import Faulty
@@ -55,7 +55,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 async def test_a_sweep_knows_what_the_store_knows(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is told what is not withdrawn, the epoch, and where else objects may be; what it deletes is on record."""
-    monkeypatch.setattr("exchanged.sweeping.SWEEP_INTERVAL", timedelta(0))
+    monkeypatch.setattr("exchanged.ending.sweeping.SWEEP_INTERVAL", timedelta(0))
     await store.new_epoch(NOW, Record(kind=RecordKind.EPOCH, time=NOW))
     made = [grant(plan=Plan(user="u", objects=(LEFT,))) for _ in range(2)]
     for each in made:

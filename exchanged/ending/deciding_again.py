@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import replace
 
-from exchanged.ending import AT_ONCE, Endings
+from exchanged.ending.endings import AT_ONCE, Endings
 from exchanged.errors import ClusterUnavailable, ExchangeError, Reason
 from exchanged.model import Grant, GrantState
 from exchanged.ports import ClusterMode, GrantQuery, Store

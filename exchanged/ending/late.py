@@ -4,9 +4,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from exchanged.ending.pauses import Pauses
 from exchanged.errors import StoreUnavailable
 from exchanged.model import ClusterName, Grant, GrantId, GrantState, RequestId
-from exchanged.pauses import Pauses
 from exchanged.ports import Store
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from exchanged.ending import Endings
+from exchanged.ending.endings import Endings
 from exchanged.errors import StoreUnavailable
 from exchanged.keys.signing import KeyRing
 from exchanged.log import entries

@@ -1,6 +1,6 @@
 import asyncio
 
-from exchanged.pauses import FIRST_PAUSE, LONGEST_PAUSE, Pauses
+from exchanged.ending.pauses import FIRST_PAUSE, LONGEST_PAUSE, Pauses
 
 
 async def test_pauses_grow_to_the_longest_and_end_with_success() -> None:

@@ -1,0 +1,1 @@
+"""How grants end, and what ends them: nobody has to ask."""
