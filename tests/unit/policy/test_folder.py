@@ -349,5 +349,26 @@ async def test_a_load_that_cannot_be_recorded_is_recorded_later(tmp_path: Path) 
     assert [report.changed for report in made.reports] == [("a.yaml",), ("b.yaml",)]
 
 
+async def test_following_outlives_a_store_that_cannot_record(
+    watched: Watched, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A change that could not be recorded is in force, and told with the next one."""
+    note, tried = watched.folder._on_load, asyncio.Event()
+
+    async def fails(report: LoadReport) -> None:
+        tried.set()
+        await _unavailable(report)
+
+    watched.folder._on_load = fails
+    (watched.path / "c.yaml").write_text(policy("c"))
+    async with asyncio.timeout(10):
+        await tried.wait()
+    assert watched.names() == {"a", "b", "c"}
+    watched.folder._on_load = note
+    (watched.path / "d.yaml").write_text(policy("d"))
+    await watched.until(lambda: [report.changed for report in watched.reports[1:]] == [("c.yaml",), ("d.yaml",)])
+    assert "cannot be recorded yet" in caplog.text
+
+
 async def _unavailable(_: LoadReport) -> None:
     raise LogUnavailable(Reason.LOG_UNAVAILABLE, "told to fail")
