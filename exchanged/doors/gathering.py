@@ -8,10 +8,12 @@ import asyncio
 
 FEW = 4
 """Calls under way that need not wait."""
-ENOUGH = 32
+ENOUGH = 64
 """Calls that are company enough."""
 QUIET_SECONDS = 0.001
 """When nobody came for so long, nobody is waited for."""
+LONGEST_SECONDS = 0.004
+"""What a call waits at most for company that keeps coming: less than the commit it waits for then."""
 
 
 class Gathering:
@@ -20,6 +22,7 @@ class Gathering:
     def __init__(self) -> None:
         self._waiting: list[asyncio.Future[None]] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
 
     async def join(self, under_way: int) -> None:
         """Returns when enough have come, or nobody else did; at once if few are `under_way`, this one included."""
@@ -31,11 +34,12 @@ class Gathering:
         if len(self._waiting) >= ENOUGH:
             self._go_on()
         elif self._timer is None:
+            self._until = loop.time() + LONGEST_SECONDS
             self._timer = loop.call_later(QUIET_SECONDS, self._look, loop, 0)
         await turn
 
     def _look(self, loop: asyncio.AbstractEventLoop, seen: int) -> None:
-        if len(self._waiting) > seen:
+        if len(self._waiting) > seen and loop.time() < self._until:
             self._timer = loop.call_later(QUIET_SECONDS, self._look, loop, len(self._waiting))
         else:
             self._go_on()

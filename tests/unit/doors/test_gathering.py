@@ -29,6 +29,18 @@ async def test_enough_go_on_at_once_and_the_rest_when_it_is_quiet() -> None:
     assert not gathering._waiting
 
 
+async def test_company_that_keeps_coming_is_not_waited_for_without_end() -> None:
+    """One call a moment is company each time, and yet the first of them goes on before long."""
+    gathering = Gathering()
+    first = asyncio.create_task(gathering.join(FEW + 1))
+    others = []
+    while not first.done():
+        others.append(asyncio.create_task(gathering.join(FEW + 1)))
+        assert len(others) < ENOUGH
+        await asyncio.sleep(QUIET_SECONDS / 2)
+    await asyncio.gather(*others)
+
+
 async def test_whoever_hangs_up_holds_nobody_up() -> None:
     """A call that is cancelled while it waits is left out."""
     gathering = Gathering()
