@@ -6,6 +6,7 @@ in a thread, and what they hold is put in force in small steps between exchanges
 
 import asyncio
 import gc
+import itertools
 import logging
 import os
 import stat
@@ -44,11 +45,10 @@ UNREADABLE: Signature = (0, 0, 0)
 
 @dataclass(slots=True)
 class _File:
-    """What a file holds: its state when read, the policies in force from it, and what is wrong with it now."""
+    """What a file holds: its state when read, and the policies in force from it."""
 
     signature: Signature
     policies: tuple[str, ...] = ()
-    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +101,7 @@ class PolicyFolder:
         self._progress = progress
         self._policies = PolicySet(compiler.conditions)
         self._files: dict[Path, _File] = {}
+        self._faulty: dict[Path, tuple[Fault, ...]] = {}
         self._file_of: dict[str, Path] = {}
         self._to_tell: deque[LoadReport] = deque()
         self._told = False
@@ -113,12 +114,12 @@ class PolicyFolder:
     @property
     def faults(self) -> tuple[Fault, ...]:
         """What is wrong with the files now."""
-        return tuple(fault for file in self._files.values() for fault in file.faults)
+        return tuple(fault for faults in self._faulty.values() for fault in faults)
 
     @property
     def faulty_files(self) -> int:
         """How many files have faults."""
-        return sum(1 for file in self._files.values() if file.faults)
+        return len(self._faulty)
 
     async def load(self) -> LoadReport:
         """Brings everything in line with the folder.
@@ -174,19 +175,13 @@ class PolicyFolder:
 
     async def _apply(self, scanned: dict[Path, Signature | None], *, whole: bool) -> LoadReport:
         load = _Load()
-        gone = [path for path, signature in scanned.items() if signature is None]
-        if whole:
-            gone += self._files.keys() - scanned.keys()
+        # In the thread: to look at 100,000 files takes longer than an exchange may wait.
+        gone, changed = await asyncio.to_thread(self._compared, scanned, whole=whole)
         for path in gone:
             self._forget(path, load)
-        changed = {
-            path: signature
-            for path, signature in scanned.items()
-            if signature is not None and (path not in self._files or self._files[path].signature != signature)
-        }
         if changed or load.removed:
-            again = (path for path, file in self._files.items() if file.faults and path not in changed)
-            for path, _ in zip(again, range(RETRIED_FILES), strict=False):
+            again = (path for path in self._faulty if path not in changed)
+            for path in tuple(itertools.islice(again, RETRIED_FILES)):
                 changed[path] = self._files[path].signature
         await self._read(changed, load)
         while load.clashed and load.progress:
@@ -202,6 +197,20 @@ class PolicyFolder:
             self._to_tell.popleft()
             self._told = True
         return report
+
+    def _compared(
+        self, scanned: dict[Path, Signature | None], *, whole: bool
+    ) -> tuple[list[Path], dict[Path, Signature]]:
+        """The files that are gone, and those that are new or others than they were."""
+        gone = [path for path, signature in scanned.items() if signature is None]
+        if whole:
+            gone += self._files.keys() - scanned.keys()
+        changed = {
+            path: signature
+            for path, signature in scanned.items()
+            if signature is not None and (path not in self._files or self._files[path].signature != signature)
+        }
+        return gone, changed
 
     async def _read(self, changed: dict[Path, Signature], load: _Load) -> None:
         paths = list(changed)
@@ -240,14 +249,15 @@ class PolicyFolder:
             if isinstance(content, Faulty):
                 load.clashed[path] = signature
         if isinstance(content, Faulty):
-            if content.faults != file.faults:
+            if content.faults != self._faulty.get(path):
                 load.changed[str(path.relative_to(self._path))] = None
-            file.faults = content.faults
+            self._faulty[path] = content.faults
             return
         for policy in content:
             self._policies.put(policy)
             self._file_of[policy.name] = path
-        file.policies, file.faults = tuple(names), ()
+        file.policies = tuple(names)
+        self._faulty.pop(path, None)
         load.changed[str(path.relative_to(self._path))] = None
 
     def _let_go(self, path: Path, names: Iterable[str], load: _Load) -> None:
@@ -286,6 +296,7 @@ class PolicyFolder:
 
     def _forget(self, path: Path, load: _Load) -> None:
         file = self._files.pop(path, None)
+        self._faulty.pop(path, None)
         if file is None:
             return
         self._let_go(path, file.policies, load)
