@@ -5,7 +5,6 @@ in a thread, and what they hold is put in force in small steps between exchanges
 """
 
 import asyncio
-import gc
 import itertools
 import logging
 import os
@@ -128,11 +127,7 @@ class PolicyFolder:
             OSError: the folder cannot be read.
         """
         scanned = await asyncio.to_thread(self._scan)
-        report = await self._apply(scanned, whole=True)
-        # What is in force now stays: the collector need not walk over it again and again.
-        gc.collect()
-        gc.freeze()
-        return report
+        return await self._apply(scanned, whole=True)
 
     async def run(self) -> None:
         """Follows the folder until cancelled."""

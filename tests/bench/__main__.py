@@ -30,7 +30,7 @@ from tests.fixtures import JWT, TOKEN_EXCHANGE
 from tests.issuers import FakeIssuer
 from tests.lab.build import LOAD, built
 from tests.lab.cluster import Cluster
-from tests.lab.worlds import World, world
+from tests.lab.worlds import POD_READER, World, world
 from tests.policies import for_repository, reading
 
 SERVER_CORE, CLIENT_CORE = "0", "1"
@@ -188,10 +188,7 @@ def _clusters(figures: dict[str, float], folder: Path, load: Path) -> None:
     with ExitStack() as stack:
         made = stack.enter_context(world(folder / "clusters", modes, policies, limits=LIMITS))
         cluster = made.clusters["bound"]
-        cluster.apply(
-            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: pod-reader}\n"
-            'rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]'
-        )
+        cluster.apply(POD_READER)
         while made.daemon.json("status")["clusters"]["bound"] is not None:
             time.sleep(0.1)
         call = _caller(load, folder, made.daemon)

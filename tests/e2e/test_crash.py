@@ -16,17 +16,11 @@ import pytest
 from exchanged.v1 import exchange_pb2 as pb
 from exchanged.v1 import exchange_pb2_grpc
 from tests.fixtures import JWT
-from tests.lab.worlds import World, world
+from tests.lab.worlds import POD_READER, World, world
 from tests.policies import reading
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3_600)]
 
-ROLE = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: pod-reader}
-rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]
-"""
 FOREIGN = """
 apiVersion: v1
 kind: ServiceAccount
@@ -65,7 +59,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     }
     limits = {"liveGrantsPerSubject": 100_000}
     with world(tmp_path_factory.mktemp("crash"), modes, policies, limits=limits) as running:
-        running.clusters["bound"].apply(ROLE)
+        running.clusters["bound"].apply(POD_READER)
         running.clusters["bound"].apply(FOREIGN)
         yield running
 

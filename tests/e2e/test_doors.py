@@ -144,14 +144,12 @@ def test_the_socket_is_the_owners(tmp_path: Path) -> None:
         assert not path.exists()
 
 
-def test_whoever_sends_slowly_holds_up_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whoever_sends_slowly_holds_up_nobody(tmp_path: Path) -> None:
     """Bodies that do not come take no place of those that do."""
-    monkeypatch.setenv("PYTHONWARNINGS", "default")
     with FakeIssuer.served(tmp_path / "issuer") as issuer:
         daemon = _daemon(tmp_path / "d", issuer, limits={"requestsInFlight": 2})
-        trusting = ssl.create_default_context
         with daemon.running():
-            context = trusting(cafile=daemon.ca)
+            context = ssl.create_default_context(cafile=daemon.ca)
             slow = [http.client.HTTPSConnection("127.0.0.1", daemon.ports["http"], context=context) for _ in range(4)]
             for connection in slow:
                 connection.putrequest("POST", "/token")

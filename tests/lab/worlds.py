@@ -15,6 +15,21 @@ from tests.lab.cluster import Cluster, ClusterOptions
 
 FENCED_SECONDS = 20
 POD_AUDIENCE = "https://exchanged.example"
+POD_READER = """
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: {name: pod-reader}
+rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]
+"""
+"""The cluster role that tests of mode `bindings` list."""
+FENCED_MODE = {
+    "mode": "bindings",
+    "namespaces": ["web"],
+    "clusterRoles": ["pod-reader"],
+    "fencedRoles": True,
+    "allow": ["workloads"],
+}
+"""A cluster with that role, and with roles of grants' own."""
 
 
 @dataclass(slots=True)

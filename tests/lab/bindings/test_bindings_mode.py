@@ -5,17 +5,11 @@ from collections.abc import Iterator
 import pytest
 from kubernetes.client.exceptions import ApiException
 
-from tests.lab.worlds import World, python_client, world
+from tests.lab.worlds import POD_READER, World, python_client, world
 from tests.policies import policy, reading
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-ROLE = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: pod-reader}
-rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]
-"""
 PODS = "/api/v1/namespaces/web/pods"
 NAMED = {"mode": "bindings", "namespaces": ["web"], "clusterRoles": ["pod-reader"]}
 FENCED = {"mode": "bindings", "namespaces": ["web"], "fencedRoles": True, "allow": ["workloads"]}
@@ -34,7 +28,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     }
     folder = tmp_path_factory.mktemp("bindings")
     with world(folder, {"prod": NAMED, "fenced": FENCED}, policies) as running:
-        running.clusters["prod"].apply(ROLE)
+        running.clusters["prod"].apply(POD_READER)
         until = time.monotonic() + 20
         while running.daemon.json("status")["clusters"]["prod"] is not None:
             assert time.monotonic() < until
@@ -114,7 +108,7 @@ def test_a_role_that_grew_ends_its_grants(made: World) -> None:
     """A cluster role that gets a class nobody acknowledged ends live grants, and grants no more until it is mended."""
     token = made.token("read-named/pods")["access_token"]
     assert made.cluster.request("GET", PODS, token=token)[0] == 200
-    made.cluster.apply(ROLE.replace("resources: [pods]", "resources: [pods, secrets]"))
+    made.cluster.apply(POD_READER.replace("resources: [pods]", "resources: [pods, secrets]"))
     try:
         until = time.monotonic() + 10
         while made.cluster.request("GET", PODS, token=token)[0] == 200:
@@ -125,7 +119,7 @@ def test_a_role_that_grew_ends_its_grants(made: World) -> None:
         )  # fmt: skip
         assert "BREEDING_NOT_ACKNOWLEDGED" in refused.stderr
     finally:
-        made.cluster.apply(ROLE)
+        made.cluster.apply(POD_READER)
     until = time.monotonic() + 10
     while "read-named" not in str(made.daemon.json("grants", "list")):
         made.daemon.run(

@@ -5,24 +5,11 @@ from typing import Any
 import pytest
 
 from exchanged.cluster.state import instance
-from tests.lab.worlds import World, until_fenced, world
+from tests.lab.worlds import FENCED_MODE, POD_READER, World, until_fenced, world
 from tests.policies import policy
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-ROLE = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: pod-reader}
-rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]
-"""
-MODE = {
-    "mode": "bindings",
-    "namespaces": ["web"],
-    "clusterRoles": ["pod-reader"],
-    "fencedRoles": True,
-    "allow": ["workloads"],
-}
 _OTHERS = 'labels: {exchanged.dev/instance: "000000000000", exchanged.dev/grant: cccccccccccccccccccc}'
 OTHERS = f"""
 apiVersion: rbac.authorization.k8s.io/v1
@@ -60,8 +47,8 @@ KINDS = {
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A cluster with fenced roles, set up as printed."""
-    with world(tmp_path_factory.mktemp("fence"), {"prod": MODE}, {"web.yaml": policy("deploy-web")}) as running:
-        running.cluster.apply(f"{ROLE}\n---\n{OTHERS}")
+    with world(tmp_path_factory.mktemp("fence"), {"prod": FENCED_MODE}, {"web.yaml": policy("deploy-web")}) as running:
+        running.cluster.apply(f"{POD_READER}\n---\n{OTHERS}")
         until_fenced(running)
         yield running
 

@@ -12,24 +12,11 @@ from exchanged.clusters import checked
 from exchanged.config_file import load
 from exchanged.model import ClusterName
 from tests.daemon import Daemon
-from tests.lab.worlds import World, until_fenced, world
+from tests.lab.worlds import FENCED_MODE, POD_READER, World, until_fenced, world
 from tests.policies import policy
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-ROLE = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: pod-reader}
-rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]
-"""
-MODE = {
-    "mode": "bindings",
-    "namespaces": ["web"],
-    "clusterRoles": ["pod-reader"],
-    "fencedRoles": True,
-    "allow": ["workloads"],
-}
 GRANTS = "exchanged-grants"
 NEVER = {"namespaceSelector": {"matchLabels": {"never": "true"}}}
 NOTHING = {
@@ -49,8 +36,8 @@ MOVES: list[tuple[str, str, dict[str, Any]]] = [
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A cluster with fenced roles, set up as printed."""
-    with world(tmp_path_factory.mktemp("check"), {"prod": MODE}, {"web.yaml": policy("deploy-web")}) as running:
-        running.cluster.apply(ROLE)
+    with world(tmp_path_factory.mktemp("check"), {"prod": FENCED_MODE}, {"web.yaml": policy("deploy-web")}) as running:
+        running.cluster.apply(POD_READER)
         until_fenced(running)
         yield running
 

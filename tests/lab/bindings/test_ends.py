@@ -8,17 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.lab.worlds import World, set_up, world
+from tests.lab.worlds import POD_READER, World, set_up, world
 from tests.policies import policy
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-ROLE = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: pod-reader}
-rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]
-"""
 MODE = {"mode": "bindings", "namespaces": ["web", "other"], "clusterRoles": ["pod-reader"]}
 GRANTS = "exchanged-grants"
 BINDINGS = "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings"
@@ -35,7 +29,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         namespaces=["web", "other"],
     )  # fmt: skip
     with world(tmp_path_factory.mktemp("ends"), {"prod": dict(MODE)}, {"reads.yaml": text}) as running:
-        running.cluster.apply(ROLE)
+        running.cluster.apply(POD_READER)
         yield running
 
 
@@ -46,7 +40,7 @@ def made(shared: World) -> Iterator[World]:
     _until(lambda: shared.daemon.json("status")["backlog"] == 0)
     usual = json.dumps(shared.daemon.settings)
     yield shared
-    shared.cluster.apply(ROLE)
+    shared.cluster.apply(POD_READER)
     if json.dumps(shared.daemon.settings) != usual or shared.daemon.process is None:
         shared.daemon.settings = json.loads(usual)
         _restart(shared)
@@ -111,7 +105,7 @@ def test_a_role_that_grew_while_the_daemon_was_down(made: World) -> None:
     """What nobody saw change is found at the start: the grant ends as if it had been watched."""
     reply = made.token("reads/pods")
     made.daemon.stop()
-    made.cluster.apply(ROLE.replace("resources: [pods]", "resources: [pods, secrets]"))
+    made.cluster.apply(POD_READER.replace("resources: [pods]", "resources: [pods, secrets]"))
     made.daemon.start()
     _until(lambda: _state(made, reply) == "withdrawn")
     assert "secrets" in made.daemon.json("grants", "show", reply["grant_id"])["ended"]
@@ -120,7 +114,7 @@ def test_a_role_that_grew_while_the_daemon_was_down(made: World) -> None:
 def test_a_role_that_stayed_harmless_ends_nothing(made: World) -> None:
     """A change that needs no acknowledgement lets live grants live."""
     reply = made.token("reads/pods")
-    made.cluster.apply(ROLE.replace("resources: [pods]", "resources: [pods, services]"))
+    made.cluster.apply(POD_READER.replace("resources: [pods]", "resources: [pods, services]"))
     services = "/api/v1/namespaces/web/services"
     _until(lambda: made.cluster.request("GET", services, token=reply["access_token"])[0] == 200)
     later: list[Any] = []

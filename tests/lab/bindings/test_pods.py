@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.lab.worlds import POD_AUDIENCE, World, world
+from tests.lab.worlds import POD_AUDIENCE, POD_READER, World, world
 from tests.policies import reading
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-ROLE = """
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRole
-metadata: {name: pod-reader}
-rules: [{apiGroups: [""], resources: [pods], verbs: [get, list]}]
-"""
 MODE = {"mode": "bindings", "namespaces": ["web"], "clusterRoles": ["pod-reader"]}
 PARTS = (("clusters", "prod"), ("issuers", "pods-of-prod"), ("issuers", "pods-of-test"))
 PODS = "/api/v1/namespaces/web/pods"
@@ -35,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("pods")
     with world(folder, {"prod": MODE, "test": MODE}, {"pods.yaml": _reading("pods-of-prod")}) as running:
         for cluster in running.clusters.values():
-            cluster.apply(ROLE)
+            cluster.apply(POD_READER)
         until = time.monotonic() + 20
         while any((status := running.daemon.json("status"))[kind][name] for kind, name in PARTS):
             assert time.monotonic() < until, status
