@@ -16,10 +16,10 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from exchanged.authenticate.candidates import Authenticators
 from exchanged.authenticate.refused import TokenRefused
@@ -32,6 +32,7 @@ from exchanged.errors import (
     Reason,
     SubjectTokenRejected,
 )
+from exchanged.in_step import in_step
 from exchanged.log import entries
 from exchanged.model import (
     Allowed,
@@ -109,7 +110,7 @@ class Exchanger:
         self._time_limit = TimeLimit(time_out)
         self._clock = clock
         self._observe = observe
-        self._begun: set[asyncio.Task[Exchanged] | asyncio.Task[None]] = set()
+        self._begun: set[asyncio.Task[Any]] = set()
 
     async def exchange(self, request: ExchangeRequest, context: RequestContext) -> Exchanged:
         """A token for one cluster, recorded before it is released (RFC 8693 §2).
@@ -147,6 +148,7 @@ class Exchanger:
                 case.actor = await self._authenticate(
                     request.actor_token, request.actor_token_type, now, ActorTokenRejected
                 )
+            await in_step()
             # 3. Decide: pure, and at this moment's context.
             allowed = decide(self._policies.current, self._traits, case.subject, case.actor, request, case.context)
             mode = self._clusters[allowed.cluster]
@@ -154,26 +156,38 @@ class Exchanger:
         except ExchangeError as refusal:
             await self._refuse(refusal, case)
             raise
-        # A caller that hangs up does not cancel what is begun from here on.
-        making = asyncio.create_task(self._make(case, grant, mode))
-        self._begun.add(making)
-        making.add_done_callback(self._begun.discard)
+        if grant.plan.objects:
+            return await self._to_the_end(self._make(case, grant, mode), grant)
+        return await self._record(case, grant, mode)
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, Exchanged], grant: Grant) -> Exchanged:
+        """A caller that hangs up does not cancel what is begun: an object half made is in nobody's record."""
+        making = asyncio.create_task(work)
+        self._keep(making)
         try:
             return await asyncio.shield(making)
         except asyncio.CancelledError:
-            giving_up = asyncio.create_task(self._give_up(making))
-            self._begun.add(giving_up)
-            giving_up.add_done_callback(self._begun.discard)
+            self._keep(asyncio.create_task(self._give_up(grant, making)))
             raise
 
-    async def _give_up(self, making: asyncio.Task[Exchanged]) -> None:
-        """Nobody waits for this token any more, so nobody is to have it."""
+    async def _give_up(self, grant: Grant, begun: asyncio.Future[Any], case: _Case | None = None) -> None:
+        """Nobody waits for this token any more, so nobody is to have it; what is refused all the same is on record."""
         try:
-            exchanged = await making
-            why = "the caller was gone before the reply"
-            await self._endings.end(exchanged.grant.id, GrantState.RETURNED, why, by="exchanged")
+            try:
+                await begun
+            except ExchangeError as refusal:
+                if case is None:
+                    raise
+                await self._refuse(refusal, case)
+            else:
+                why = "the caller was gone before the reply"
+                await self._endings.end(grant.id, GrantState.RETURNED, why, by="exchanged")
         except ExchangeError as error:
             log.info("an exchange that nobody waited for failed", extra={"reason": error.reason})
+
+    def _keep(self, task: asyncio.Task[Any]) -> None:
+        self._begun.add(task)
+        task.add_done_callback(self._begun.discard)
 
     async def _authenticate(
         self, token: PresentedToken, token_type: str, now: datetime, rejected: type[ExchangeError]
@@ -206,20 +220,34 @@ class Exchanger:
         in_flight = self._endings.in_flight
         in_flight.add(grant.id)
         try:
-            # Where nothing is made at the cluster the token is there first, and worth nothing until the store knows it.
-            ready = await mode.issue(grant) if not grant.plan.objects else None
             # 4. Record the intent: single use, revocations, bounds and the record in one transaction.
-            replaced = await self._begin(case, grant, ready)
-            # 5. and 6. Issue, and record it.
-            token = await self._issue(grant, mode, ready)
+            replaced = await self._begin(case, grant)
+            token = await self._issue(grant, mode)
         finally:
             in_flight.discard(grant.id)
+        return self._done(grant, mode, token, replaced)
+
+    async def _record(self, case: _Case, grant: Grant, mode: ClusterMode) -> Exchanged:
+        """Where nothing is made at the cluster the token is there first, and worth nothing until the store knows it."""
+        await in_step()
+        token = await mode.issue(grant)
+        await in_step()
+        # 4. and 6. The intent and what was issued, in the same one transaction.
+        replaced = await self._begin(case, grant, token)
+        try:
+            self._check_author(grant.allowed)
+        except PolicyDenied as changed:
+            await self._undo(grant, token, changed)
+            raise
+        return self._done(grant, mode, token, replaced)
+
+    def _done(self, grant: Grant, mode: ClusterMode, token: IssuedToken, replaced: Grant | None) -> Exchanged:
         if replaced is not None:
             self._endings.withdraw_soon(replaced)
         # 7. Reply: from here on the token can be used.
         return Exchanged(token=token, grant=grant, cluster=mode.traits)
 
-    async def _begin(self, case: _Case, grant: Grant, token: IssuedToken | None) -> Grant | None:
+    async def _begin(self, case: _Case, grant: Grant, token: IssuedToken | None = None) -> Grant | None:
         parties = tuple(identity for identity in (case.subject, case.actor) if identity is not None)
         records = [entries.intended(grant, parties, case.request)]
         if token is not None:
@@ -233,23 +261,25 @@ class Exchanger:
             replaces=case.request.replaces,
             token=token,
         )
+        beginning = self._store.begin(intent)
         try:
-            return await self._store.begin(intent)
+            return await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            self._keep(asyncio.create_task(self._give_up(grant, beginning, case)))
+            raise
         except ExchangeError as refusal:
             await self._refuse(refusal, case)
             raise
 
-    async def _issue(self, grant: Grant, mode: ClusterMode, ready: IssuedToken | None) -> IssuedToken:
-        token = ready
+    async def _issue(self, grant: Grant, mode: ClusterMode) -> IssuedToken:
+        token = None
         try:
             # 5. Issue at the cluster; when this returns, the token works.
-            if token is None:
-                token = await mode.issue(grant)
+            token = await mode.issue(grant)
             # The author must still say what it said: its policy may have changed meanwhile.
             self._check_author(grant.allowed)
             # 6. Record what was issued, if it may still be.
-            if ready is None:
-                await self._complete(grant, token)
+            await self._complete(grant, token)
         except BaseException as error:
             await self._undo(grant, token, error)
             raise

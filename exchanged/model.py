@@ -23,6 +23,11 @@ Claims = Mapping[str, Any]
 """Verified claims: JSON values by claim name."""
 
 
+def token_digest(text: str) -> TokenDigest:
+    """The SHA-256 of a token's text."""
+    return TokenDigest(hashlib.sha256(text.encode()).digest())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PresentedToken:
     """A token that somebody shows and nobody has verified; its text stays out of `repr`."""
@@ -31,7 +36,7 @@ class PresentedToken:
 
     def digest(self) -> TokenDigest:
         """The SHA-256 of the token's text."""
-        return TokenDigest(hashlib.sha256(self.text.encode()).digest())
+        return token_digest(self.text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,7 +317,7 @@ class IssuedToken:
     """The SHA-256 of the token's text."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "digest", PresentedToken(text=self.text).digest())
+        object.__setattr__(self, "digest", token_digest(self.text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The plug points: what the exchange needs of the outside, as Protocols with as few methods as they can have."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -188,8 +189,10 @@ class Store(Protocol):
         """When `new_epoch` was called last, or None: what is older was made by a store that is no more."""
         ...
 
-    async def begin(self, intent: Intent) -> Grant | None:
+    def begin(self, intent: Intent) -> asyncio.Future[Grant | None]:
         """Claims and records a grant, all or nothing; returns the grant it ended as replaced, if any.
+
+        It is begun when this returns, and a change that is asked for later comes later.
 
         A replaced grant that had ended already is no error; its end is recorded by the same transaction.
 

@@ -1,6 +1,7 @@
 """Issuers that sign with real keys, and let one thing be wrong."""
 
 import asyncio
+import itertools
 import secrets
 import ssl
 import threading
@@ -21,6 +22,8 @@ from tests.lab.pki import Authority
 
 AUDIENCE = "https://exchanged.example"
 Kind = Literal["RSA", "EC"]
+_JOBS = itertools.count(time.time_ns() // 1_000)
+"""Ids of jobs; a provider's grow."""
 PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
@@ -200,7 +203,7 @@ def github_claims() -> dict[str, Any]:
         "run_id": "1001",
         "run_number": "7",
         "run_attempt": "1",
-        "check_run_id": str(secrets.randbelow(10**9)),
+        "check_run_id": str(next(_JOBS)),
         "runner_environment": "github-hosted",
         "actor": "octocat",
         "actor_id": "583231",
@@ -221,7 +224,7 @@ def gitlab_claims() -> dict[str, Any]:
         "user_login": "sample-user",
         "pipeline_id": "574",
         "pipeline_source": "push",
-        "job_id": str(secrets.randbelow(10**9)),
+        "job_id": str(next(_JOBS)),
         "ref": "main",
         "ref_type": "branch",
         "ref_protected": "true",

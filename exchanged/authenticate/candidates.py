@@ -6,6 +6,7 @@ from datetime import datetime
 from exchanged.authenticate.jws import unverified
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.errors import Reason, Unavailable
+from exchanged.in_step import in_step
 from exchanged.model import Identity, PresentedToken, UnverifiedToken
 from exchanged.ports import Authenticator
 
@@ -39,7 +40,8 @@ class Authenticators:
         candidates = [each for each in self._authenticators if each.may_vouch(claimed)]
         if len(candidates) > 1:
             candidates = _ordered(candidates, claimed)
-        refusal = TokenRefused(Reason.TOKEN_ISSUER_UNKNOWN, f"no configured issuer for a token of type {token_type}")
+        await in_step()
+        refusal: TokenRefused | None = None
         away: Unavailable | None = None
         for candidate in candidates:
             try:
@@ -48,14 +50,16 @@ class Authenticators:
                 if refused.verified:
                     who = f"{candidate.name}/{str(claimed.claims.get('sub'))[:SHOWN]}"
                     refusal = TokenRefused(refused.reason, f"{who}: {refused.detail}", verified=True)
-                elif not refusal.verified:
+                elif refusal is None or not refusal.verified:
                     refusal = refused
             except Unavailable as error:
                 # One of several clusters with the same name is away; the token may be another's.
                 away = error
-        if away is not None and not refusal.verified:
+        if away is not None and (refusal is None or not refusal.verified):
             raise away
-        raise refusal
+        raise refusal or TokenRefused(
+            Reason.TOKEN_ISSUER_UNKNOWN, f"no configured issuer for a token of type {token_type}"
+        )
 
 
 def _ordered(candidates: list[Authenticator], token: UnverifiedToken) -> list[Authenticator]:

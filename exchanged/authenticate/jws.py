@@ -141,13 +141,14 @@ def check_claims(claims: Claims, expected: Expected, now: datetime) -> tuple[dat
         raise TokenRefused(Reason.TOKEN_ISSUER_UNKNOWN, "iss is another issuer's", verified=True)
     _check_audience(claims.get("aud"), expected)
     issued, expires = time_claim(claims, "iat"), time_claim(claims, "exp")
-    if expires <= now - expected.leeway:
+    earliest, latest = now - expected.leeway, now + expected.leeway
+    if expires <= earliest:
         raise TokenRefused(Reason.TOKEN_EXPIRED, f"expired at {expires:%FT%TZ}", verified=True)
-    if issued > now + expected.leeway:
+    if issued > latest:
         raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, f"issued at {issued:%FT%TZ}", verified=True)
-    if "nbf" in claims and time_claim(claims, "nbf") > now + expected.leeway:
+    if "nbf" in claims and claims["nbf"] != claims["iat"] and time_claim(claims, "nbf") > latest:
         raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, "nbf is in the future", verified=True)
-    if expires - issued > expected.max_lifetime or expires <= issued:
+    if expires <= issued or expires - issued > expected.max_lifetime:
         raise TokenRefused(Reason.TOKEN_LIFETIME, f"valid for {expires - issued}", verified=True)
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
@@ -239,13 +240,26 @@ def _header(segment: bytes) -> Claims:
 
 def _object(segment: bytes, name: str) -> dict[str, Any]:
     try:
-        value = _STRICT.decode(_decoded(segment).decode())
-        # What cannot be written down again is not for us: half of a character, numbers and depths beyond all bounds.
-        orjson.dumps(value)
+        value = _json(_decoded(segment))
     except (ValueError, TypeError, RecursionError) as error:
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"the {name} is not JSON") from error
     if not isinstance(value, dict):
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"the {name} is not a JSON object")
+    return value
+
+
+def _json(text: bytes) -> Any:
+    """The value of a JSON text without repeated names."""
+    try:
+        value = orjson.loads(text)
+        # Most issuers write as this library does; what is the same when written again had no name twice.
+        if orjson.dumps(value) == text:
+            return value
+    except (ValueError, TypeError):
+        pass  # The other parser has the last word.
+    value = _STRICT.decode(text.decode())
+    # What cannot be written down again is not for us: half of a character, numbers and depths beyond all bounds.
+    orjson.dumps(value)
     return value
 
 

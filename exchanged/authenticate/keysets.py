@@ -57,7 +57,7 @@ class KeySet:
         self._source = source
         self._algorithms = algorithms
         self._refresh = refresh
-        self._stale_limit = stale_limit
+        self._oldest = refresh + stale_limit
         self._clock = clock
         self._on_fetch = on_fetch
         self._elapsed = elapsed
@@ -104,8 +104,7 @@ class KeySet:
             return False
         elapsed, then = self._fetched_at
         # Too old by either clock: the one may have been set back, the other may have stood still with the machine.
-        age = max(timedelta(seconds=self._elapsed() - elapsed), self._clock() - then)
-        return age <= self._refresh + self._stale_limit
+        return self._clock() - then <= self._oldest and self._elapsed() - elapsed <= self._oldest.total_seconds()
 
     def _with_id(self, kid: object) -> tuple[VerificationKey, ...]:
         if kid is None:

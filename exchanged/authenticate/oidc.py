@@ -1,6 +1,7 @@
 """Tokens of OpenID Connect providers: CI systems by their profile, others by what they say."""
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from exchanged.authenticate.jws import Expected, verify
@@ -12,6 +13,8 @@ from exchanged.model import Claims, Identity, IdentityKind, IssuerName, Unverifi
 
 MAX_ID = 256
 """Characters of `jti` and of a job's id."""
+KNOWN_SHAPES = 64
+"""Sets of claim names that need not be sorted out again: an issuer's tokens have the same ones again and again."""
 
 
 class OidcAuthenticator:
@@ -49,6 +52,8 @@ class OidcAuthenticator:
         keys = await self._keys.find(token.header.get("kid"))
         issued, expires = verify(token, keys, self._expected, now)
         claims, profile = token.claims, self._profile
+        # Older servers of the kind do not say which job it is; then there is none to count by.
+        job = _id(claims, profile.job) if profile.job in claims else None
         return Identity(
             issuer=self.name,
             subject=claims["sub"],
@@ -58,9 +63,8 @@ class OidcAuthenticator:
             expires_at=expires,
             token_digest=token.presented.digest(),
             single_use=_id(claims, "jti") if self._single_use else None,
-            # Older servers of the kind do not say which job it is; then there is none to count by.
-            job=_id(claims, profile.job) if profile.job in claims else None,
-            job_uses=self._job_uses if profile.job in claims else 0,
+            job=job,
+            job_uses=self._job_uses if job else 0,
             may_act=_may_act(claims),
             unknown_claims=unknown(claims, profile),
         )
@@ -78,25 +82,26 @@ def usable(claims: Claims, profile: Profile) -> dict[str, Any]:
     """The claims that policies may match on, with `iss` and `sub`."""
     if profile.used is None:
         return dict(claims)
-    found = {name: value for name, value in claims.items() if name in profile.usable}
-    if not claims.keys() <= profile.known:
-        found |= {name: value for name, value in claims.items() if name.startswith(profile.prefix)}
-    return found
+    return {name: claims[name] for name in _sorted_out(profile, tuple(claims))[0]}
 
 
 def unknown(claims: Claims, profile: Profile) -> tuple[str, ...]:
     """Claims that nobody here has heard of: noted, so that a change of the issuer's is seen."""
-    if profile.used is None:
-        return ()
-    if claims.keys() <= profile.known:
-        return ()
-    strange = claims.keys() - profile.known
-    return tuple(sorted(name[:MAX_ID] for name in strange if not name.startswith(profile.prefix)))
+    return () if profile.used is None else _sorted_out(profile, tuple(claims))[1]
+
+
+@lru_cache(maxsize=KNOWN_SHAPES)
+def _sorted_out(profile: Profile, names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of usable claims, and of unknown ones."""
+    strange = {name for name in names if name not in profile.known}
+    own = {name for name in strange if name.startswith(profile.prefix)}
+    found = tuple(name for name in names if name in profile.usable or name in own)
+    return found, tuple(sorted(name[:MAX_ID] for name in strange - own))
 
 
 def _id(claims: Claims, name: str) -> str:
     value = claims.get(name)
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    text = str(value) if type(value) is int else value
     if not isinstance(text, str) or not 0 < len(text) <= MAX_ID or not text.isprintable():
         raise TokenRefused(Reason.TOKEN_CLAIMS, f"{name} is missing or not a short id", verified=True)
     return text

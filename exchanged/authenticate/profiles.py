@@ -7,7 +7,7 @@ STANDARD = frozenset({"iss", "sub", "aud", "exp", "iat", "nbf"})
 """Verified for every token."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Profile:
     """The claims of one kind of issuer.
 

@@ -46,7 +46,7 @@ def intended(grant: Grant, parties: tuple[Identity, ...], request: ExchangeReque
         "decided": decided(grant.allowed),
         "mode": grant.mode,
         "user": grant.plan.user,
-        "expires_at": grant.expires_at.isoformat(),
+        "expires_at": grant.expires_at,
         "source": grant.source,
     }
     if len(parties) > 1:
@@ -129,8 +129,8 @@ def identity(who: Identity) -> dict[str, Any]:
         "kind": who.kind,
         "claims": dict(who.claims),
         "token_sha256": who.token_digest.hex(),
-        "issued_at": who.issued_at.isoformat(),
-        "expires_at": who.expires_at.isoformat(),
+        "issued_at": who.issued_at,
+        "expires_at": who.expires_at,
     }
     if who.unknown_claims:
         body["unknown_claims"] = list(who.unknown_claims)

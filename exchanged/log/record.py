@@ -33,7 +33,7 @@ class RecordKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One entry, not yet written. `body` holds JSON values; it never holds a token."""
+    """One entry, not yet written. `body` holds JSON values, and times that become RFC 3339; it never holds a token."""
 
     kind: RecordKind
     time: datetime

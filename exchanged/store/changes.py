@@ -2,6 +2,9 @@
 
 import sqlite3
 from datetime import datetime, timedelta
+from functools import cache
+from itertools import chain
+from typing import NamedTuple
 
 from exchanged.errors import ActorTokenRejected, MalformedRequest, Reason, SubjectTokenRejected, TooManyRequests
 from exchanged.log import entries
@@ -23,16 +26,14 @@ RETRY = timedelta(seconds=30)
 Rejected = type[SubjectTokenRejected] | type[ActorTokenRejected]
 
 _LIVE = "('intended', 'issued')"
-_REVOKED_OR_USED = (
+_KNOWN = (
     "SELECT (SELECT at FROM revoked_subjects WHERE issuer = ?1 AND subject = ?2), "
-    "(SELECT grant_id FROM used WHERE expires_at = ?3 AND issuer = ?1 AND token = ?4)"
-)
-_GRANTS_OF = (
-    "SELECT (SELECT grants FROM live WHERE issuer = ?1 AND subject = ?2), "
+    "(SELECT grant_id FROM used WHERE expires_at = ?3 AND issuer = ?1 AND token = ?4), "
+    "(SELECT grants FROM live WHERE issuer = ?1 AND subject = ?2), "
     "(SELECT grants FROM live WHERE issuer = '' AND subject = ''), "
-    "(SELECT count(*) FROM grants WHERE issuer = ?1 AND job = ?3 AND job <> '' AND outcome IS NOT 'failed')"
+    "(SELECT count(*) FROM grants WHERE issuer = ?1 AND job = ?5 AND job <> '' AND outcome IS NOT 'failed')"
 )
-_RECORD = "INSERT INTO records (time, kind, grant_id, request_id, body) VALUES (?, ?, ?, ?, ?)"
+"""Of a party and its token: when revoked, used for which grant; live grants of it and in all, and those of its job."""
 _ENDED = "('failed', 'revoked', 'expired', 'returned')"
 
 
@@ -44,12 +45,13 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
         for party in intent.parties
         if party.single_use is not None
     ]
-    errors: tuple[Rejected, Rejected] = (SubjectTokenRejected, ActorTokenRejected)
-    for party, rejected in zip(intent.parties, errors, strict=False):
-        _check_token(db, party, rejected, epoch)
+    subject = _known(db, intent.parties[0], grant.job)
+    _check_token(intent.parties[0], subject, SubjectTokenRejected, epoch)
+    for actor in intent.parties[1:]:
+        _check_token(actor, _known(db, actor), ActorTokenRejected, epoch)
     if len(set(single_use)) < len(single_use):
         raise ActorTokenRejected(Reason.TOKEN_REPLAYED, "the subject token again")
-    _check_bounds(db, intent)
+    _check_bounds(intent, subject)
     replaced = _replaceable(db, intent)
     for token_of_one_use in single_use:
         db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (*token_of_one_use, grant.id))
@@ -78,7 +80,7 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
         ),
     )
     _count(db, grant.subject.issuer, grant.subject.subject, 1)
-    db.executemany(_RECORD, map(codec.record_row, intent.records))
+    append(db, *intent.records)
     if replaced is not None and replaced.state in {GrantState.INTENDED, GrantState.ISSUED}:
         why = f"replaced by {grant.id}"
         record = entries.ended(replaced.id, GrantState.REVOKED, why, by="holder", at=now)
@@ -170,34 +172,50 @@ def new_epoch(db: sqlite3.Connection, at: datetime, record: Record) -> int:
     return len(live)
 
 
-def append(db: sqlite3.Connection, record: Record) -> None:
-    """Writes one record."""
-    db.execute(_RECORD, codec.record_row(record))
+def append(db: sqlite3.Connection, *records: Record) -> None:
+    """Writes records."""
+    db.execute(_insert_records(len(records)), tuple(chain.from_iterable(map(codec.record_row, records))))
 
 
-def _check_token(db: sqlite3.Connection, party: Identity, rejected: Rejected, epoch: int) -> None:
+@cache
+def _insert_records(count: int) -> str:
+    rows = ", ".join(["(?, ?, ?, ?, ?)"] * count)
+    return f"INSERT INTO records (time, kind, grant_id, request_id, body) VALUES {rows}"  # noqa: S608 - constants
+
+
+class _Known(NamedTuple):
+    """What the store knows of a party: see `_KNOWN`."""
+
+    revoked_at: int | None
+    used_for: str | None
+    live: int | None
+    live_in_all: int
+    of_job: int
+
+
+def _known(db: sqlite3.Connection, party: Identity, job: str = "") -> _Known:
+    values = (party.issuer, party.subject, micros(party.expires_at), party.single_use, job)
+    return _Known(*db.execute(_KNOWN, values).fetchone())
+
+
+def _check_token(party: Identity, known: _Known, rejected: Rejected, epoch: int) -> None:
     """Not revoked since it was issued, and not used before if it is for one use."""
     issued = micros(party.issued_at)
-    revoked_at, used_for = db.execute(
-        _REVOKED_OR_USED, (party.issuer, party.subject, micros(party.expires_at), party.single_use)
-    ).fetchone()
-    if issued <= epoch or (revoked_at is not None and issued <= revoked_at):
+    if issued <= epoch or (known.revoked_at is not None and issued <= known.revoked_at):
         raise rejected(Reason.SUBJECT_REVOKED, f"tokens of {party.issuer}/{party.subject} up to now are revoked")
-    if used_for is not None:
-        raise rejected(Reason.TOKEN_REPLAYED, f"used before, for grant {used_for}")
+    if known.used_for is not None:
+        raise rejected(Reason.TOKEN_REPLAYED, f"used before, for grant {known.used_for}")
 
 
-def _check_bounds(db: sqlite3.Connection, intent: Intent) -> None:
+def _check_bounds(intent: Intent, known: _Known) -> None:
     bounds, who = intent.bounds, intent.grant.subject
-    job = intent.grant.job if intent.job_uses else ""
-    of_subject, in_all, of_job = db.execute(_GRANTS_OF, (who.issuer, who.subject, job)).fetchone()
-    if (of_subject or 0) >= bounds.live_per_subject:
+    if (known.live or 0) >= bounds.live_per_subject:
         detail = f"{bounds.live_per_subject} live grants of {who.issuer}/{who.subject}"
         raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, detail)
-    if in_all >= bounds.live_in_all:
+    if known.live_in_all >= bounds.live_in_all:
         raise _too_many(Reason.TOO_MANY_LIVE_GRANTS, f"{bounds.live_in_all} live grants in all")
-    if job and of_job >= intent.job_uses:
-        raise _too_many(Reason.JOB_EXHAUSTED, f"job {job} had {of_job} grants", retry=None)
+    if intent.job_uses and known.of_job >= intent.job_uses:
+        raise _too_many(Reason.JOB_EXHAUSTED, f"job {intent.grant.job} had {known.of_job} grants", retry=None)
 
 
 def _too_many(reason: Reason, detail: str, retry: timedelta | None = RETRY) -> TooManyRequests:

@@ -47,22 +47,23 @@ class GroupCommit:
         self._last_size = 1
         self._enough: asyncio.Future[None] | None = None
 
-    async def run(self, change: Change[Result]) -> Result:
-        """The change's result, once it is durable.
+    def run(self, change: Change[Result]) -> asyncio.Future[Result]:
+        """The change's result, once it is durable; changes are made in the order in which they are asked for.
 
         Raises:
             ExchangeError: what the change raised; nothing of it was written.
             StoreUnavailable: the group could not be written; nothing of it was.
         """
-        if self._closed:
-            raise StoreUnavailable(Reason.STORE_UNAVAILABLE, "the store is closed")
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            done.set_exception(StoreUnavailable(Reason.STORE_UNAVAILABLE, "the store is closed"))
+            return done
         self._waiting.append((change, done))
         if self._turn is None:
             self._turn = asyncio.create_task(self._work())
         elif self._enough is not None and len(self._waiting) >= ENOUGH_CHANGES:
             _finish(self._enough)
-        return await done
+        return done
 
     async def close(self) -> None:
         """Waits for what was begun."""

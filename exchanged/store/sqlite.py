@@ -108,9 +108,9 @@ class SqliteStore:
         """Why the last write failed, if none has succeeded since; else None."""
         return self._group.failing
 
-    async def begin(self, intent: Intent) -> Grant | None:
+    def begin(self, intent: Intent) -> asyncio.Future[Grant | None]:
         """See `Store.begin`."""
-        return await self._group.run(lambda db: changes.begin(db, intent, self._epoch))
+        return self._group.run(lambda db: changes.begin(db, intent, self._epoch))
 
     async def complete(self, grant_id: GrantId, token: IssuedToken, record: Record) -> bool:
         """See `Store.complete`."""

@@ -19,7 +19,8 @@ from exchanged.errors import (
     StoreUnavailable,
     SubjectTokenRejected,
 )
-from exchanged.model import AuthorizationDetail, ClusterName, GrantId, GrantState, PresentedToken, TokenType
+from exchanged.model import AuthorizationDetail, ClusterName, Grant, GrantId, GrantState, PresentedToken, TokenType
+from exchanged.ports import Intent
 from tests.grants import PROD
 from tests.policies import policy
 from tests.world import World, world
@@ -185,6 +186,31 @@ async def test_a_caller_that_hangs_up_cancels_nothing_and_gets_nothing(made: Wor
         made.mode.gate.set()
         await made.exchanger.drain()
     assert await made.kinds() == ["intended", "issued", "returned", "withdrawn", "intended", "failed", "withdrawn"]
+
+
+async def test_a_caller_that_hangs_up_gets_nothing_where_nothing_is_made(
+    made: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store was given is written, and ended; what it refuses is on record as for anybody."""
+    made.mode.at_cluster = False
+    begun, begin = asyncio.Event(), made.store.begin
+
+    def beginning(intent: Intent) -> asyncio.Future[Grant | None]:
+        begun.set()
+        return begin(intent)
+
+    monkeypatch.setattr(made.store, "begin", beginning)
+    token = made.issuer.github_token()
+    for _ in range(2):
+        begun.clear()
+        exchange = asyncio.create_task(made.exchanger.exchange(made.request(token), made.context()))
+        await begun.wait()
+        exchange.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await exchange
+        await made.exchanger.drain()
+    assert await made.kinds() == ["intended", "issued", "returned", "withdrawn", "refused"]
+    assert (await made.store.counts()).live == 0
 
 
 async def test_an_exchange_has_a_time_limit(made: World) -> None:

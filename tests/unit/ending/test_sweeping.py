@@ -56,10 +56,11 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 async def test_a_sweep_knows_what_the_store_knows(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is told what is not withdrawn, the epoch, and where else objects may be; what it deletes is on record."""
     monkeypatch.setattr("exchanged.ending.sweeping.SWEEP_INTERVAL", timedelta(0))
-    await store.new_epoch(NOW, Record(kind=RecordKind.EPOCH, time=NOW))
+    before = NOW - timedelta(hours=1)
+    await store.new_epoch(before, Record(kind=RecordKind.EPOCH, time=before))
     made = [grant(plan=Plan(user="u", objects=(LEFT,))) for _ in range(2)]
     for each in made:
-        await store.begin(intent(grant=each, parties=()))
+        await store.begin(intent(grant=each))
     record = entries.ended(made[1].id, GrantState.REVOKED, "x", by="x", at=NOW)
     await store.end(made[1].id, GrantState.REVOKED, "x", record)
     await store.withdrawn(made[1].id, entries.withdrawn(made[1], NOW))
@@ -73,7 +74,7 @@ async def test_a_sweep_knows_what_the_store_knows(store: SqliteStore, monkeypatc
         told = [await mode.told.get() for _ in range(2)]
     sweeping.cancel()
     known = {made[0].id: True, made[1].id: False, GrantId("unknown"): False}
-    assert told == [(known, NOW, frozenset({"web"}))] * 2
+    assert told == [(known, before, frozenset({"web"}))] * 2
     assert "swept" in [stored.record.kind.value for stored in await store.records(after=0, limit=99)]
 
 
