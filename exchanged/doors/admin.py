@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
+from exchanged.doors.quiet import keep_callers_out_of_the_log
 from exchanged.errors import ExchangeError
 from exchanged.log import entries
 from exchanged.log.record import Record, RecordKind, StoredRecord
@@ -52,6 +53,7 @@ class AdminDoor:
         Raises:
             OSError: the socket cannot be made.
         """
+        keep_callers_out_of_the_log()
         application = web.Application(middlewares=[_only_us, _errors])
         application.router.add_get("/grants", self._grants)
         application.router.add_get("/grants/{id}", self._grant)

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from exchanged.cluster.review import grant_id_of, review
+from exchanged.doors.quiet import keep_callers_out_of_the_log
 from exchanged.doors.tls import server_context, sync_certificate
 from exchanged.errors import ExchangeError
 from exchanged.keys.certificates import ServingCertificate
@@ -64,6 +65,7 @@ class AuthorizerDoor:
         Raises:
             OSError: the address cannot be had.
         """
+        keep_callers_out_of_the_log()
         application = web.Application(client_max_size=MAX_BODY)
         application.router.add_post(PATH, self._authorize)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=DRAIN_SECONDS)

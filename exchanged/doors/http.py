@@ -8,14 +8,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
-from aiohttp import web
 
 from exchanged.contradictions import is_loopback
 from exchanged.doors import bodies, form
 from exchanged.doors.connections import Connections, listen
 from exchanged.doors.gathering import Gathering
+from exchanged.doors.http_connection import Answer
+from exchanged.doors.http_messages import Reply, Request, plain
+from exchanged.doors.http_server import HttpServer
 from exchanged.doors.in_time import TurnedAway, in_time
-from exchanged.doors.quiet import keep_callers_out_of_the_log
 from exchanged.doors.reading import Bodies
 from exchanged.doors.status import oauth
 from exchanged.doors.tls import server_context, sync_certificate
@@ -28,13 +29,10 @@ from exchanged.time_limit import TimeLimit
 RETRY_WHEN_OVERLOADED = timedelta(seconds=1)
 KEYS_MAX_AGE = 15
 """Seconds. API servers learn of a new key that much later, and no later."""
-HEADER_SECONDS = 75.0
-"""How long an idle connection is kept."""
-READ_BYTES = 16 * 1024
-"""What a connection may have in its buffer before nobody asked for it; twice that at most."""
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 SECURITY = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 ANSWER = {**NO_STORE, **SECURITY}
+TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 PUBLISHED = {"Cache-Control": f"max-age={KEYS_MAX_AGE}", **SECURITY}
 
 Work = Callable[[form.Form, RequestContext], Coroutine[Any, Any, dict[str, Any]]]
@@ -81,6 +79,7 @@ class HttpDoor:
         self._turned_away = turned_away
         self._drain = drain
         self._in_flight = 0
+        self._routes = self._routed()
         self._gathering = Gathering()
 
     async def run(self, started: Callable[[str, int], None]) -> None:
@@ -89,60 +88,55 @@ class HttpDoor:
         Raises:
             OSError: the address cannot be had.
         """
-        keep_callers_out_of_the_log()
-        runner = web.AppRunner(
-            self._application(),
-            access_log=None,
-            auto_decompress=False,  # a form is small; a compressed one is a bomb
-            # Whoever hangs up is to have no live grant, as at the other door.
-            handler_cancellation=True,
-            keepalive_timeout=HEADER_SECONDS,
-            read_bufsize=READ_BYTES,
-            shutdown_timeout=self._drain.total_seconds(),
+        server = HttpServer(
+            answer=self._answer, largest_body=self._max_body, headers_of_errors=ANSWER, clock=self._clock
         )
-        await runner.setup()
         try:
-            await self._serve(runner, started)
+            await self._serve(server, started)
         finally:
-            await runner.cleanup()
+            await server.drain(self._drain.total_seconds())
 
-    async def _serve(self, runner: web.AppRunner, started: Callable[[str, int], None]) -> None:
-        if runner.server is None:
-            raise RuntimeError("a runner that is set up has a server")
+    async def _serve(self, server: HttpServer, started: Callable[[str, int], None]) -> None:
         context = server_context(self._certificate.current()) if self._certificate else None
-        connections = Connections(make=runner.server, context=context, most=self._most_connections)
+        connections = Connections(make=server.connection, context=context, most=self._most_connections)
         listening = await listen(self._host, self._port)
         started(*listening[0].getsockname()[:2])
         async with asyncio.TaskGroup() as serving:
             serving.create_task(connections.take_in(listening))
+            serving.create_task(server.watch())
             if context is not None and self._certificate is not None:
                 serving.create_task(sync_certificate(context, self._certificate))
 
-    def _application(self) -> web.Application:
-        application = web.Application(client_max_size=self._max_body)
+    def _routed(self) -> dict[str, tuple[str, Answer]]:
+        """By path: the method, and what answers it."""
         path = urlsplit(self._issuer.rstrip("/")).path
-        add = application.router.add_route
-        add("POST", f"{path}/token", self._oauth(self._token, self._turned_away))
-        add("POST", f"{path}/revoke", self._oauth(self._revoke))
-        add("POST", f"{path}/introspect", self._oauth(self._introspect))
-        add("GET", f"{path}/keys", self._keys)
-        # Discovery puts the well-known part after the issuer's path, RFC 8414 §3.1 before it.
-        for well_known in {
-            f"{path}/.well-known/openid-configuration",
-            f"/.well-known/oauth-authorization-server{path}",
-        }:
-            add("GET", well_known, self._metadata)
-        add("GET", "/healthz", self._healthz)
-        add("GET", "/readyz", self._readyz)
-        add("GET", "/metrics", self._show_metrics)
-        return application
+        return {
+            f"{path}/token": ("POST", self._oauth(self._token, self._turned_away)),
+            f"{path}/revoke": ("POST", self._oauth(self._revoke)),
+            f"{path}/introspect": ("POST", self._oauth(self._introspect)),
+            f"{path}/keys": ("GET", self._keys),
+            # Discovery puts the well-known part after the issuer's path, RFC 8414 §3.1 before it.
+            f"{path}/.well-known/openid-configuration": ("GET", self._metadata),
+            f"/.well-known/oauth-authorization-server{path}": ("GET", self._metadata),
+            "/healthz": ("GET", self._healthz),
+            "/readyz": ("GET", self._readyz),
+            "/metrics": ("GET", self._show_metrics),
+        }
 
-    def _oauth(
-        self, work: Work, turned_away: TurnedAway | None = None
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def _answer(self, request: Request) -> Reply:
+        method, answer = self._routes.get(request.path, ("", None))
+        if answer is None:
+            return plain(404, ANSWER)
+        # Whoever may GET may ask for the header alone (RFC 9110 §9.3.2).
+        allowed = (method, "HEAD") if method == "GET" else (method,)
+        if request.method not in allowed:
+            return plain(405, {**ANSWER, "Allow": ", ".join(allowed)})
+        return await answer(request)
+
+    def _oauth(self, work: Work, turned_away: TurnedAway | None = None) -> Answer:
         """A form in, JSON out, errors as RFC 6749 §5.2 has them, nothing stored on the way."""
 
-        async def handle(request: web.Request) -> web.Response:
+        async def handle(request: Request) -> Reply:
             request_id = RequestId(os.urandom(8).hex())
             headers = {**ANSWER, "X-Request-Id": request_id}
             try:
@@ -166,8 +160,8 @@ class HttpDoor:
 
         return handle
 
-    def _called(self, request: web.Request, request_id: RequestId) -> RequestContext:
-        return RequestContext(request_id=request_id, time=self._clock(), source=request.remote or "", door="http")
+    def _called(self, request: Request, request_id: RequestId) -> RequestContext:
+        return RequestContext(request_id=request_id, time=self._clock(), source=request.source, door="http")
 
     def _check_room(self) -> None:
         if self._in_flight >= self._most_in_flight:
@@ -191,28 +185,29 @@ class HttpDoor:
         found = await in_time(self._time_limit, self._exchanger.introspect(form.token(parameters), called))
         return bodies.introspection(*found) if found else {"active": False}
 
-    async def _metadata(self, request: web.Request) -> web.Response:
+    async def _metadata(self, request: Request) -> Reply:
         del request
         return _json(bodies.metadata(self._issuer), 200, PUBLISHED)
 
-    async def _keys(self, request: web.Request) -> web.Response:
+    async def _keys(self, request: Request) -> Reply:
         del request
         return _json(dict(self._jwks()), 200, PUBLISHED)
 
-    async def _healthz(self, request: web.Request) -> web.Response:
+    async def _healthz(self, request: Request) -> Reply:
         del request
-        return web.Response(text="ok", headers=NO_STORE)
+        return Reply(status=200, headers={**NO_STORE, **TEXT}, body=b"ok")
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    async def _readyz(self, request: Request) -> Reply:
         """Ready means: it could issue a grant now. What is out of reach is named; why, the operator's socket tells."""
         del request
         reasons = await self._unready()
         return _json({"ready": not reasons, "reasons": list(reasons)}, 503 if reasons else 200, NO_STORE)
 
-    async def _show_metrics(self, request: web.Request) -> web.Response:
+    async def _show_metrics(self, request: Request) -> Reply:
         del request
-        return web.Response(body=self._metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return Reply(status=200, headers=headers, body=self._metrics())
 
 
-def _json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> web.Response:
-    return web.Response(body=orjson.dumps(body), status=status, headers={**headers, "Content-Type": "application/json"})
+def _json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> Reply:
+    return Reply(status=status, headers={**headers, "Content-Type": "application/json"}, body=orjson.dumps(body))

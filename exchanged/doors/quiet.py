@@ -1,24 +1,29 @@
-"""What the HTTP library says of requests that it could not handle, without what callers sent."""
+"""What is said of requests that could not be handled, without what callers sent."""
 
 import logging
 import traceback
 
+COULD_NOT = "a request could not be handled"
 _LIBRARY = logging.getLogger("aiohttp.server")
 
 
 class _NothingOfCallers(logging.Filter):
-    """Leaves an error's class and the line it came from. Its text may be a caller's bytes, a token's among them."""
+    """Says of the library's errors no more than of our own."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """See `logging.Filter.filter`."""
         error = record.exc_info[1] if record.exc_info else None
-        record.msg, record.args = "a request could not be handled", ()
+        record.msg, record.args = COULD_NOT, ()
         record.exc_info = record.exc_text = record.stack_info = None
         if error is not None:
-            frames = traceback.extract_tb(error.__traceback__)
-            record.error = type(error).__name__
-            record.at = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+            vars(record).update(without_text(error))
         return True
+
+
+def without_text(error: BaseException) -> dict[str, str]:
+    """An error's class and the line it came from. Its text may be a caller's bytes, a token's among them."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return {"error": type(error).__name__, "at": f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""}
 
 
 _FILTER = _NothingOfCallers()

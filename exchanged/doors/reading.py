@@ -2,10 +2,8 @@
 
 import asyncio
 
-from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-
 from exchanged.doors import form
+from exchanged.doors.http_messages import BodyLost, BodyTooLarge, Request
 from exchanged.errors import MalformedRequest, Reason
 
 FORM = "application/x-www-form-urlencoded"
@@ -24,37 +22,37 @@ class Bodies:
         self._waiting: dict[asyncio.Timeout, None] = {}
         """In the order they came."""
 
-    async def form(self, request: web.Request) -> form.Form:
+    async def form(self, request: Request) -> form.Form:
         """The form in a request's body.
 
         Raises:
             MalformedRequest: it has none, it is too large, or it did not come in time.
         """
-        if request.content_type != FORM:
-            raise MalformedRequest(Reason.MALFORMED, f"a form is expected, not {request.content_type[:64]}")
-        if (request.content_length or 0) > self._largest:
+        content_type = request.header("content-type").partition(";")[0].strip().lower()
+        if content_type != FORM:
+            raise MalformedRequest(Reason.MALFORMED, f"a form is expected, not {content_type[:64]}")
+        # The parser has made sure that it is a number.
+        if int(request.header("content-length") or 0) > self._largest:
             raise _too_large()
         try:
             return form.parse(await self._whole(request))
-        except web.HTTPRequestEntityTooLarge as error:
+        except BodyTooLarge as error:
             raise _too_large() from error
         except TimeoutError as error:
             raise MalformedRequest(Reason.MALFORMED, "the body did not come in time") from error
-        except (web.RequestPayloadError, HttpProcessingError, ConnectionError) as error:
-            # The error's text may be what the caller sent.
-            detail = f"the body could not be read: {type(error).__name__}"
-            raise MalformedRequest(Reason.MALFORMED, detail) from error
+        except BodyLost as error:
+            raise MalformedRequest(Reason.MALFORMED, "the body could not be read") from error
 
-    async def _whole(self, request: web.Request) -> bytes:
-        if request.content.is_eof():
+    async def _whole(self, request: Request) -> bytes:
+        if request.is_whole:
             # It came with its header, as forms do: nothing is waited for.
-            return await request.read()
+            return await request.body()
         if len(self._waiting) >= self._most:
             self._let_one_go()
         async with asyncio.timeout(BODY_SECONDS) as patience:
             self._waiting[patience] = None
             try:
-                return await request.read()
+                return await request.body()
             finally:
                 self._waiting.pop(patience, None)
 

@@ -319,3 +319,29 @@ def test_a_kept_connection_serves_many_requests(running: Running) -> None:
         reply = connection.getresponse()
         assert (reply.status, b"access_token" in reply.read()) == (200, True)
     connection.close()
+
+
+def test_paths_and_methods(running: Running) -> None:
+    """Documents can be had by GET, their headers by HEAD; other methods are told so, and other paths are not there."""
+    for path in ("/keys", "/healthz", "/readyz", "/metrics", "/.well-known/openid-configuration"):
+        whole, head = running.get(path), running.ask("HEAD", path, None, {})
+        assert (whole.status, head.status, head.body) == (200, 200, "")
+        assert whole.headers["content-type"] == head.headers["content-type"]
+        refused = running.post(path, {})
+        assert (refused.status, refused.headers["allow"]) == (405, "GET, HEAD")
+    for path in ("/token", "/revoke", "/introspect"):
+        refused = running.get(path)
+        assert (refused.status, refused.headers["allow"]) == (405, "POST")
+    for path in ("/", "/token/", "/keys/..", "//token", "/nothing"):
+        assert running.get(path).status == 404
+
+
+def test_a_request_in_pieces(running: Running) -> None:
+    """Whoever sends byte by byte, and waits to be told to go on, is answered like everybody else."""
+    body = urlencode(running.form()).encode()
+    with _connected(running.daemon) as connection:
+        for one in POST + b"Expect: 100-continue\r\n" + f"Content-Length: {len(body)}\r\n\r\n".encode():
+            connection.send(bytes([one]))
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        assert b"access_token" in _all(connection)
