@@ -58,6 +58,7 @@ from exchanged.time_limit import TimeLimit
 
 log = logging.getLogger(__name__)
 
+_INTERNAL = Reason.INTERNAL.value
 GRANT_ID_RANDOM = 6
 """Random bytes of a grant's id, after the second it was made in: ids that follow one another lie together in the store,
 and what a store writes for a grant is what an exchange waits for."""
@@ -119,7 +120,7 @@ class Exchanger:
             ExchangeError: one of its classes, for everything that a caller can cause.
         """
         started = time.perf_counter()
-        outcome = Reason.INTERNAL.value
+        outcome = _INTERNAL
         try:
             exchanged = await self._time_limit.run(self._exchange(_Case(request, context)))
             outcome = "ISSUED"

@@ -191,6 +191,10 @@ class ClusterTraits:
     closed_namespaces: frozenset[str] = frozenset()
 
 
+REMEMBERED_DECISIONS = 1_024
+"""What follows from a decision alone is worked out once for so many: most requests come to one that was made before."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allowed:
     """A decision to allow, with the one policy and scope that made it.
@@ -216,6 +220,9 @@ class Allowed:
     acknowledged: tuple[str, ...]
     workload_accounts: tuple[str, ...]
     lifetime: timedelta
+
+    def __hash__(self) -> int:
+        return hash((self.policy_digest, self.scope, self.cluster, self.lifetime))
 
 
 class GrantState(StrEnum):

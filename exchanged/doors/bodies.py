@@ -1,11 +1,13 @@
 """What the HTTP door answers with: the daemon's own values as JSON."""
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from exchanged.doors import messages
 from exchanged.log import entries
-from exchanged.model import ClusterTraits, Exchanged, Grant
+from exchanged.model import REMEMBERED_DECISIONS, Allowed, ClusterTraits, Exchanged, Grant
 
 
 def response(exchanged: Exchanged, requested: str | None, now: datetime) -> dict[str, Any]:
@@ -17,7 +19,7 @@ def response(exchanged: Exchanged, requested: str | None, now: datetime) -> dict
         "token_type": "Bearer",
         "expires_in": messages.seconds_left(grant, now),
         "scope": messages.scope_of(grant),
-        "authorization_details": _details(grant),
+        "authorization_details": _details(grant.allowed),
         "grant_id": grant.id,
         "cluster": _cluster(exchanged.cluster),
     }
@@ -38,7 +40,7 @@ def introspection(grant: Grant, traits: ClusterTraits) -> dict[str, Any]:
         "grant_id": grant.id,
         "policy": grant.policy,
         "owner": grant.allowed.owner,
-        "authorization_details": _details(grant),
+        "authorization_details": _details(grant.allowed),
         "cluster": _cluster(traits),
         "mode": grant.mode.value,
         "promise": grant.mode.promise,
@@ -48,8 +50,8 @@ def introspection(grant: Grant, traits: ClusterTraits) -> dict[str, Any]:
     return body
 
 
-def _details(grant: Grant) -> list[dict[str, Any]]:
-    allowed = grant.allowed
+@lru_cache(maxsize=REMEMBERED_DECISIONS)
+def _details(allowed: Allowed) -> Sequence[Mapping[str, Any]]:
     where = {"type": messages.DETAIL_TYPE, "namespaces": list(allowed.namespaces)}
     if allowed.cluster_role:
         return [{**where, "clusterRole": allowed.cluster_role}]

@@ -56,7 +56,7 @@ def parse(body: bytes) -> Form:
         for field in body.decode("ascii").split("&"):
             name, _, value = field.partition("=")
             if "%" in field or "+" in field:
-                name, value = _unescaped(name), _unescaped(value)
+                name, value = _unescaped(name), _USUAL.get(value) or _unescaped(value)
             if name in form and name not in REPEATABLE:
                 raise _malformed(Reason.PARAMETER_REPEATED, name)
             if value:
@@ -67,7 +67,7 @@ def parse(body: bytes) -> Form:
 
 
 def _unescaped(text: str) -> str:
-    return _USUAL.get(text) or unquote_plus(text, errors="strict")
+    return unquote_plus(text, errors="strict") if "%" in text or "+" in text else text
 
 
 def one(form: Form, name: str) -> str | None:

@@ -1,7 +1,8 @@
 """Protobuf messages to the daemon's own values, and back. Messages go no further than this."""
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
@@ -10,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from exchanged.errors import MalformedRequest, Reason
 from exchanged.model import (
+    REMEMBERED_DECISIONS,
+    Allowed,
     AuthorizationDetail,
     ClusterTraits,
     Exchanged,
@@ -24,6 +27,7 @@ from exchanged.v1 import exchange_pb2 as pb
 
 GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
 DETAIL_TYPE = "kubernetes"
+_ACCESS_TOKEN = TokenType.ACCESS_TOKEN.value
 LONGEST_LIFETIME = 9_999_999
 """Seconds that a request may name (115 days): far beyond what is granted, and within what arithmetic bears."""
 _SECOND = 1_000_000_000
@@ -122,7 +126,7 @@ def response(exchanged: Exchanged, requested: str | None, now: datetime) -> pb.E
         token_type="Bearer",  # noqa: S106 - RFC 6750
         expires_in=seconds_left(grant, now),
         scope=scope_of(grant),
-        authorization_details=details(grant),
+        authorization_details=details(grant.allowed),
         grant_id=grant.id,
         expires_at=Timestamp(seconds=int(grant.expires_at.timestamp())),
         cluster=_cluster(exchanged.cluster),
@@ -145,16 +149,16 @@ def introspection(grant: Grant, traits: ClusterTraits) -> pb.IntrospectResponse:
         grant_id=grant.id,
         policy=grant.policy,
         owner=grant.allowed.owner,
-        authorization_details=details(grant),
+        authorization_details=details(grant.allowed),
         cluster=_cluster(traits),
         mode=grant.mode.value,
         promise=grant.mode.promise,
     )
 
 
-def details(grant: Grant) -> list[pb.AuthorizationDetail]:
+@lru_cache(maxsize=REMEMBERED_DECISIONS)
+def details(allowed: Allowed) -> Sequence[pb.AuthorizationDetail]:
     """What is granted, a detail for each rule."""
-    allowed = grant.allowed
     if allowed.cluster_role:
         return [
             pb.AuthorizationDetail(type=DETAIL_TYPE, namespaces=allowed.namespaces, cluster_role=allowed.cluster_role)
@@ -174,7 +178,7 @@ def details(grant: Grant) -> list[pb.AuthorizationDetail]:
 
 def issued_type(requested: str | None) -> str:
     """The token is a JWT, and an access token to whoever does not look into it (RFC 8693 §3)."""
-    return requested or TokenType.ACCESS_TOKEN.value
+    return requested or _ACCESS_TOKEN
 
 
 def seconds_left(grant: Grant, now: datetime) -> int:

@@ -1,7 +1,9 @@
 """What each record says. JSON values only, text from callers as data, and never a token."""
 
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -9,6 +11,7 @@ import orjson
 from exchanged.errors import ExchangeError
 from exchanged.log.record import Record, RecordKind
 from exchanged.model import (
+    REMEMBERED_DECISIONS,
     Allowed,
     AuthorizationDetail,
     ClusterName,
@@ -164,7 +167,8 @@ def _bounded(body: dict[str, Any]) -> dict[str, Any]:
     return short
 
 
-def decided(allowed: Allowed) -> dict[str, Any]:
+@lru_cache(maxsize=REMEMBERED_DECISIONS)
+def decided(allowed: Allowed) -> Mapping[str, Any]:
     """A decision to allow, with its author."""
     body: dict[str, Any] = {
         "policy": allowed.policy,

@@ -80,6 +80,9 @@ class CompiledPolicy:
     requires_intent: bool
     scopes: tuple[CompiledScope, ...]
 
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
     def scope(self, name: str) -> CompiledScope | None:
         """The scope of this name."""
         return next((scope for scope in self.scopes if scope.name == name), None)

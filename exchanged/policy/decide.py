@@ -10,10 +10,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 
 from exchanged.errors import ExchangeError, MalformedRequest, PolicyDenied, Reason, ScopeDenied, TargetDenied
 from exchanged.model import (
+    REMEMBERED_DECISIONS,
     Allowed,
+    AuthorizationDetail,
     ClusterName,
     ClusterTraits,
     ExchangeRequest,
@@ -250,9 +253,28 @@ def grant(policy: CompiledPolicy, scope: CompiledScope, traits: ClusterTraits, r
     Raises:
         ScopeDenied, TargetDenied: the request goes beyond the scope, or the scope beyond the cluster.
     """
+    if request.authorization_details or request.lifetime is not None:
+        return _grant(policy, scope, traits, request.authorization_details, request.lifetime)
+    return _whole(policy, scope.name, traits)
+
+
+@lru_cache(maxsize=REMEMBERED_DECISIONS)
+def _whole(policy: CompiledPolicy, scope_name: str, traits: ClusterTraits) -> Allowed:
+    """As most ask: nothing is narrowed, so nothing of it depends on the request."""
+    (scope,) = (each for each in policy.scopes if each.name == scope_name)
+    return _grant(policy, scope, traits, (), None)
+
+
+def _grant(
+    policy: CompiledPolicy,
+    scope: CompiledScope,
+    traits: ClusterTraits,
+    details: tuple[AuthorizationDetail, ...],
+    lifetime: timedelta | None,
+) -> Allowed:
     _check_cluster(policy, scope, traits)
-    namespaces, rules = narrow(scope, request.authorization_details)
-    classes = breeding(rules) if request.authorization_details else scope.classes
+    namespaces, rules = narrow(scope, details)
+    classes = breeding(rules) if details else scope.classes
     if not classes <= traits.breeding:
         raise ScopeDenied(
             Reason.BREEDING_NOT_ACKNOWLEDGED,
@@ -271,7 +293,7 @@ def grant(policy: CompiledPolicy, scope: CompiledScope, traits: ClusterTraits, r
         cluster_role=scope.cluster_role,
         acknowledged=scope.acknowledged,
         workload_accounts=scope.workload_accounts,
-        lifetime=_lifetime(scope, traits, request),
+        lifetime=_lifetime(scope, traits, lifetime),
     )
 
 
@@ -291,14 +313,14 @@ def _check_cluster(policy: CompiledPolicy, scope: CompiledScope, traits: Cluster
         )
 
 
-def _lifetime(scope: CompiledScope, traits: ClusterTraits, request: ExchangeRequest) -> timedelta:
-    if request.lifetime is None:
+def _lifetime(scope: CompiledScope, traits: ClusterTraits, asked: timedelta | None) -> timedelta:
+    if asked is None:
         return min(scope.default_lifetime, traits.max_lifetime)
     most = min(scope.max_lifetime, traits.max_lifetime)
-    if not SHORTEST_LIFETIME <= request.lifetime <= most:
+    if not SHORTEST_LIFETIME <= asked <= most:
         raise ScopeDenied(
             Reason.LIFETIME_EXCEEDS_POLICY,
-            f"{request.lifetime} is not between {SHORTEST_LIFETIME} and {most}",
+            f"{asked} is not between {SHORTEST_LIFETIME} and {most}",
             public={"max_lifetime": f"{int(most.total_seconds())}s"},
         )
-    return request.lifetime
+    return asked

@@ -25,6 +25,7 @@ RETRY = timedelta(seconds=30)
 
 Rejected = type[SubjectTokenRejected] | type[ActorTokenRejected]
 
+_INTENDED, _ISSUED = GrantState.INTENDED.value, GrantState.ISSUED.value
 _LIVE = "('intended', 'issued')"
 _KNOWN = (
     "SELECT (SELECT at FROM revoked_subjects WHERE issuer = ?1 AND subject = ?2), "
@@ -64,7 +65,7 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
         "credential_id, token_digest, objects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             grant.id,
-            (GrantState.ISSUED if token else GrantState.INTENDED).value,
+            _ISSUED if token else _INTENDED,
             grant.cluster,
             grant.policy,
             grant.subject.issuer,

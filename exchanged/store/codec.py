@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from exchanged.log.record import Record, RecordKind, StoredRecord
 from exchanged.model import (
+    REMEMBERED_DECISIONS,
     Allowed,
     ClusterName,
     ClusterObject,
@@ -65,22 +67,27 @@ def decision(grant: Grant, single_use: Sequence[SingleUse]) -> str:
             "request": grant.request_id,
             "source": grant.source,
             "single_use": single_use,
-            "allowed": [
-                allowed.scope,
-                allowed.policy_digest,
-                allowed.owner,
-                allowed.function,
-                allowed.namespaces,
-                allowed.cluster_scoped,
-                [[rule.api_groups, rule.resources, rule.verbs, rule.resource_names] for rule in allowed.rules],
-                allowed.cluster_role,
-                allowed.acknowledged,
-                allowed.workload_accounts,
-                allowed.lifetime // _MICROSECOND,
-            ],
+            "allowed": _allowed_row(allowed),
             "plan": [plan.user, plan.credential_id, _objects(plan.objects), plan.role_digest],
         }
     )
+
+
+@lru_cache(maxsize=REMEMBERED_DECISIONS)
+def _allowed_row(allowed: Allowed) -> Sequence[Any]:
+    return [
+        allowed.scope,
+        allowed.policy_digest,
+        allowed.owner,
+        allowed.function,
+        allowed.namespaces,
+        allowed.cluster_scoped,
+        [[rule.api_groups, rule.resources, rule.verbs, rule.resource_names] for rule in allowed.rules],
+        allowed.cluster_role,
+        allowed.acknowledged,
+        allowed.workload_accounts,
+        allowed.lifetime // _MICROSECOND,
+    ]
 
 
 def objects(made: tuple[ClusterObject, ...]) -> str:
