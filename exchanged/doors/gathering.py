@@ -10,10 +10,11 @@ FEW = 4
 """Calls under way that need not wait."""
 ENOUGH = 64
 """Calls that are company enough."""
-QUIET_SECONDS = 0.001
+QUIET_SECONDS = 0.002
 """When nobody came for so long, nobody is waited for."""
-LONGEST_SECONDS = 0.004
-"""What a call waits at most for company that keeps coming: less than the commit it waits for then."""
+LONGEST_SECONDS = 0.02
+"""What a call waits at most for company that keeps coming. Where it does, the daemon is busy, and calls that go on
+together are done sooner than one by one."""
 
 
 class Gathering:

@@ -123,15 +123,15 @@ class HttpDoor:
             "/metrics": ("GET", self._show_metrics),
         }
 
-    async def _answer(self, request: Request) -> Reply:
+    def _answer(self, request: Request) -> Awaitable[Reply]:
         method, answer = self._routes.get(request.path, ("", None))
         if answer is None:
-            return plain(404, ANSWER)
+            return _at_once(plain(404, ANSWER))
         # Whoever may GET may ask for the header alone (RFC 9110 §9.3.2).
         allowed = (method, "HEAD") if method == "GET" else (method,)
         if request.method not in allowed:
-            return plain(405, {**ANSWER, "Allow": ", ".join(allowed)})
-        return await answer(request)
+            return _at_once(plain(405, {**ANSWER, "Allow": ", ".join(allowed)}))
+        return answer(request)
 
     def _oauth(self, work: Work, turned_away: TurnedAway | None = None) -> Answer:
         """A form in, JSON out, errors as RFC 6749 §5.2 has them, nothing stored on the way."""
@@ -207,6 +207,10 @@ class HttpDoor:
         del request
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return Reply(status=200, headers=headers, body=self._metrics())
+
+
+async def _at_once(reply: Reply) -> Reply:
+    return reply
 
 
 def _json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> Reply:

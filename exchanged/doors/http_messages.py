@@ -7,6 +7,8 @@ from http import HTTPStatus
 
 from httptools import parse_url
 
+_STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
+
 
 class BodyLost(Exception):
     """The body will not be whole any more: nobody could read on."""
@@ -112,16 +114,10 @@ class Reply:
 
     def encoded(self, *, date: str, is_last: bool, with_body: bool) -> bytes:
         """As it is sent (RFC 9112 §4). Whoever asked by HEAD gets the same header and no body (RFC 9110 §9.3.2)."""
-        lines = [
-            f"HTTP/1.1 {self.status} {HTTPStatus(self.status).phrase}",
-            *(f"{name}: {value}" for name, value in self.headers.items()),
-            f"Content-Length: {len(self.body)}",
-            f"Date: {date}",
-        ]
-        if is_last:
-            lines.append("Connection: close")
-        head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-        return head + self.body if with_body else head
+        headers = "".join([f"{name}: {value}\r\n" for name, value in self.headers.items()])
+        last = "Connection: close\r\n" if is_last else ""
+        head = f"{_STATUS_LINES[self.status]}{headers}Content-Length: {len(self.body)}\r\nDate: {date}\r\n{last}\r\n"
+        return head.encode("latin-1") + self.body if with_body else head.encode("latin-1")
 
 
 def plain(status: int, headers: Mapping[str, str]) -> Reply:

@@ -115,7 +115,8 @@ def asked(request: ExchangeRequest, clusters: Clusters) -> Ask:
         TargetDenied: a cluster that is not configured.
     """
     names = {_cluster_named(name, clusters) for name in request.audience}
-    names |= {_cluster_at(url, clusters) for url in request.resource}
+    if request.resource:
+        names |= {_cluster_at(url, clusters) for url in request.resource}
     if len(names) > 1:
         raise MalformedRequest(
             Reason.PARAMETER_CONFLICT,

@@ -3,7 +3,8 @@
 //	load grpc  ADDRESS CA METHOD  FILE IN_FLIGHT
 //	load http  URL     CA CONTENT FILE IN_FLIGHT [CLIENT_CERT CLIENT_KEY]
 //
-// FILE holds requests, each behind its length as four bytes, big endian. Prints JSON.
+// FILE holds requests, each behind its length as four bytes, big endian. Prints JSON. Connections stand before the clock
+// starts: one for gRPC, one for each HTTP request in flight.
 package main
 
 import (
@@ -16,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"sort"
 	"strconv"
@@ -24,6 +26,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 )
 
@@ -72,39 +75,63 @@ func main() {
 		check(err)
 		config.Certificates = []tls.Certificate{pair}
 	}
-	var call func([]byte) ([]byte, error)
+	var connect func() func([]byte) ([]byte, error)
 	if os.Args[1] == "grpc" {
 		connection, err := grpc.NewClient(target, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 		check(err)
-		call = func(body []byte) ([]byte, error) {
-			reply := &raw{}
-			err := connection.Invoke(context.Background(), what, &raw{body}, reply, grpc.ForceCodec(rawCodec{}))
-			return reply.data, err
+		connection.Connect()
+		patience, stop := context.WithTimeout(context.Background(), 10*time.Second)
+		defer stop()
+		for state := connection.GetState(); state != connectivity.Ready; state = connection.GetState() {
+			if !connection.WaitForStateChange(patience, state) {
+				check(fmt.Errorf("%s does not answer: %s", target, state))
+			}
+		}
+		connect = func() func([]byte) ([]byte, error) {
+			return func(body []byte) ([]byte, error) {
+				reply := &raw{}
+				err := connection.Invoke(context.Background(), what, &raw{body}, reply, grpc.ForceCodec(rawCodec{}))
+				return reply.data, err
+			}
 		}
 	} else {
-		client := &http.Client{Transport: &http.Transport{
-			TLSClientConfig: config, MaxIdleConnsPerHost: inFlight, MaxConnsPerHost: inFlight, ForceAttemptHTTP2: false,
-			TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
-		}}
-		call = func(body []byte) ([]byte, error) {
-			reply, err := client.Post(target, what, bytes.NewReader(body))
-			if err != nil {
-				return nil, err
+		origin, err := url.Parse(target)
+		check(err)
+		connect = func() func([]byte) ([]byte, error) {
+			client := &http.Client{Transport: &http.Transport{
+				TLSClientConfig: config, MaxConnsPerHost: 1, ForceAttemptHTTP2: false,
+				TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
+			}}
+			// Whatever it answers, the connection stands then.
+			reply, err := client.Get(origin.Scheme + "://" + origin.Host + "/healthz")
+			check(err)
+			_, err = io.Copy(io.Discard, reply.Body)
+			check(err)
+			check(reply.Body.Close())
+			return func(body []byte) ([]byte, error) {
+				reply, err := client.Post(target, what, bytes.NewReader(body))
+				if err != nil {
+					return nil, err
+				}
+				defer reply.Body.Close()
+				answer, err := io.ReadAll(reply.Body)
+				if err == nil && reply.StatusCode != 200 {
+					err = fmt.Errorf("%d %s", reply.StatusCode, answer)
+				}
+				return answer, err
 			}
-			defer reply.Body.Close()
-			answer, err := io.ReadAll(reply.Body)
-			if err == nil && reply.StatusCode != 200 {
-				err = fmt.Errorf("%d %s", reply.StatusCode, answer)
-			}
-			return answer, err
 		}
+	}
+	calls := make([]func([]byte) ([]byte, error), inFlight)
+	for number := range calls {
+		calls[number] = connect()
 	}
 	latencies := make([]float64, len(bodies))
 	var next atomic.Int64
 	var failed atomic.Int64
 	var group sync.WaitGroup
 	began := time.Now()
-	for range inFlight {
+	for _, call := range calls {
 		group.Add(1)
 		go func() {
 			defer group.Done()
