@@ -1,10 +1,47 @@
 """What the daemon counts. Labels are configured names and constants, never text from callers."""
 
-from functools import cache
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+_BOUNDS = (*map(str, SECONDS), "+Inf")
+
+
+class _Timed(Collector):
+    """What happens too often for the library's own counters: counted by where and outcome, timed by where."""
+
+    def __init__(self, *, counter: tuple[str, str], seconds: tuple[str, str], where: str) -> None:
+        self._counter = counter
+        self._histogram = seconds
+        self._where = where
+        self._outcomes: Counts[tuple[str, str]] = Counts()
+        self._buckets: defaultdict[str, list[int]] = defaultdict(lambda: [0] * len(_BOUNDS))
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def note(self, where: str, outcome: str, seconds: float) -> None:
+        """One came to its end."""
+        self._outcomes[where, outcome] += 1
+        self._buckets[where][bisect_left(SECONDS, seconds)] += 1
+        self._seconds[where] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """See `Collector.collect`."""
+        counter = CounterMetricFamily(*self._counter, labels=(self._where, "outcome"))
+        for labels, count in self._outcomes.items():
+            counter.add_metric(labels, count)
+        yield counter
+        histogram = HistogramMetricFamily(*self._histogram, labels=(self._where,))
+        for where, buckets in self._buckets.items():
+            up_to = list(zip(_BOUNDS, map(float, accumulate(buckets)), strict=True))
+            histogram.add_metric((where,), up_to, self._seconds[where])
+        yield histogram
 
 
 class Metrics:
@@ -12,18 +49,18 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        self._exchanges = Counter(
-            "exchanged_exchanges", "Exchanges by door and outcome", ("door", "outcome"), registry=self._registry
+        self._exchanges = _Timed(
+            counter=("exchanged_exchanges", "Exchanges by door and outcome"),
+            seconds=("exchanged_exchange_seconds", "Duration of an exchange"),
+            where="door",
         )
-        self._seconds = Histogram(
-            "exchanged_exchange_seconds", "Duration of an exchange", ("door",), buckets=SECONDS, registry=self._registry
+        self._registry.register(self._exchanges)
+        self._decisions = _Timed(
+            counter=("exchanged_authorizer_decisions", "Decisions by cluster"),
+            seconds=("exchanged_authorizer_seconds", "Duration of a decision"),
+            where="cluster",
         )
-        self._decisions = Counter(
-            "exchanged_authorizer_decisions", "Decisions by cluster", ("cluster", "outcome"), registry=self._registry
-        )
-        self._decision_seconds = Histogram(
-            "exchanged_authorizer_seconds", "Duration of a decision", buckets=SECONDS, registry=self._registry
-        )
+        self._registry.register(self._decisions)
         self._key_fetches = Counter(
             "exchanged_key_fetches", "Fetches of an issuer's keys", ("issuer", "outcome"), registry=self._registry
         )
@@ -47,23 +84,15 @@ class Metrics:
             ("door",),
             registry=self._registry,
         )
-        # Finding a labelled metric costs more than counting in it.
-        self._of_exchange = cache(
-            lambda door, outcome: (self._exchanges.labels(door, outcome), self._seconds.labels(door))
-        )
-        self._of_decision = cache(self._decisions.labels)
         self.ready = Gauge("exchanged_ready", "1 if a grant could be issued now", registry=self._registry)
 
     def exchange(self, door: str, outcome: str, seconds: float) -> None:
         """An exchange came to its end; `outcome` is ISSUED or a reason."""
-        counter, histogram = self._of_exchange(door, outcome)
-        counter.inc()
-        histogram.observe(seconds)
+        self._exchanges.note(door, outcome, seconds)
 
     def decision(self, cluster: str, outcome: str, seconds: float) -> None:
         """The authorizer answered, or could not."""
-        self._of_decision(cluster, outcome).inc()
-        self._decision_seconds.observe(seconds)
+        self._decisions.note(cluster, outcome, seconds)
 
     def key_fetch(self, issuer: str, *, succeeded: bool) -> None:
         """An issuer's keys were fetched, or not."""

@@ -35,7 +35,8 @@ class Bodies:
         if int(request.header("content-length") or 0) > self._largest:
             raise _too_large()
         try:
-            return form.parse(await self._whole(request))
+            # What came with its header, as forms do, is not waited for.
+            return form.parse(await (request.body() if request.is_whole else self._whole(request)))
         except BodyTooLarge as error:
             raise _too_large() from error
         except TimeoutError as error:
@@ -44,9 +45,6 @@ class Bodies:
             raise MalformedRequest(Reason.MALFORMED, "the body could not be read") from error
 
     async def _whole(self, request: Request) -> bytes:
-        if request.is_whole:
-            # It came with its header, as forms do: nothing is waited for.
-            return await request.body()
         if len(self._waiting) >= self._most:
             self._let_one_go()
         async with asyncio.timeout(BODY_SECONDS) as patience:
