@@ -22,6 +22,7 @@ from exchanged.doors.status import oauth
 from exchanged.doors.tls import server_context, sync_certificate
 from exchanged.errors import ExchangeError, MalformedRequest, Reason, TooManyRequests
 from exchanged.exchange import Exchanger
+from exchanged.in_step import in_step
 from exchanged.keys.certificates import ServingCertificate
 from exchanged.model import RequestContext, RequestId
 from exchanged.time_limit import TimeLimit
@@ -151,7 +152,9 @@ class HttpDoor:
                     raise
                 self._in_flight += 1
                 try:
-                    return _json(await work(parameters, called), 200, headers)
+                    reply = _json(await work(parameters, called), 200, headers)
+                    await in_step()
+                    return reply
                 finally:
                     self._in_flight -= 1
             except Exception as error:  # noqa: BLE001 - the door: the framework would answer with its own page
