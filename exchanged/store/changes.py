@@ -1,10 +1,11 @@
 """The changes of the SQLite store: each checks first and writes after, within a transaction that others share."""
 
 import sqlite3
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from exchanged.errors import ActorTokenRejected, MalformedRequest, Reason, SubjectTokenRejected, TooManyRequests
 from exchanged.log import entries
@@ -12,7 +13,7 @@ from exchanged.log.record import Record
 from exchanged.model import Grant, GrantId, GrantState, Identity, IssuedToken, IssuerName
 from exchanged.ports import Intent
 from exchanged.store import codec
-from exchanged.store.codec import micros
+from exchanged.store.codec import SingleUse, micros
 
 KEPT_AFTER_EXPIRY = timedelta(hours=1)
 """How long a used token is remembered after its end: longer than any leeway in judging it."""
@@ -35,17 +36,53 @@ _KNOWN = (
     "(SELECT count(*) FROM grants WHERE issuer = ?1 AND job = ?5 AND job <> '' AND outcome IS NOT 'failed')"
 )
 """Of a party and its token: when revoked, used for which grant; live grants of it and in all, and those of its job."""
+_GRANT = (
+    "INSERT INTO grants (id, state, cluster, policy, issuer, subject, job, created_at, expires_at, due_at, decision, "
+    "credential_id, token_digest, objects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 _ENDED = "('failed', 'revoked', 'expired', 'returned')"
 
 
-def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
-    """Claims and records a grant; returns the one it replaced (`Store.begin`)."""
-    grant, token, now = intent.grant, intent.token, intent.records[0].time
-    single_use = [
+class Beginning(NamedTuple):
+    """An intent with its rows. They are written out before the transaction in which others wait."""
+
+    intent: Intent
+    single_use: tuple[SingleUse, ...]
+    grant: tuple[Any, ...]
+    records: tuple[Any, ...]
+
+
+def beginning(intent: Intent) -> Beginning:
+    """What `begin` is to write."""
+    grant, token = intent.grant, intent.token
+    single_use = tuple(
         (micros(party.expires_at), party.issuer, party.single_use)
         for party in intent.parties
         if party.single_use is not None
-    ]
+    )
+    expires = micros(grant.expires_at)
+    row = (
+        grant.id,
+        _ISSUED if token else _INTENDED,
+        grant.cluster,
+        grant.policy,
+        grant.subject.issuer,
+        grant.subject.subject,
+        grant.job,
+        micros(grant.created_at),
+        expires,
+        expires,
+        codec.decision(grant, single_use),
+        token.credential_id if token else "",
+        token.digest if token else None,
+        codec.objects(token.objects if token else ()),
+    )
+    return Beginning(intent, single_use, row, _rows(intent.records))
+
+
+def begin(db: sqlite3.Connection, new: Beginning, epoch: int) -> Grant | None:
+    """Claims and records a grant; returns the one it replaced (`Store.begin`)."""
+    intent, single_use, grant = new.intent, new.single_use, new.intent.grant
     subject = _known(db, intent.parties[0], grant.job)
     _check_token(intent.parties[0], subject, SubjectTokenRejected, epoch)
     for actor in intent.parties[1:]:
@@ -54,34 +91,14 @@ def begin(db: sqlite3.Connection, intent: Intent, epoch: int) -> Grant | None:
         raise ActorTokenRejected(Reason.TOKEN_REPLAYED, "the subject token again")
     _check_bounds(intent, subject)
     replaced = _replaceable(db, intent)
+    now = intent.records[0].time
     for token_of_one_use in single_use:
         db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (*token_of_one_use, grant.id))
     if single_use and grant.id.endswith(PRUNING_IDS):
         _forget_used(db, now)
-    expires = micros(grant.expires_at)
-    db.execute(
-        "INSERT INTO grants "
-        "(id, state, cluster, policy, issuer, subject, job, created_at, expires_at, due_at, decision, "
-        "credential_id, token_digest, objects) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            grant.id,
-            _ISSUED if token else _INTENDED,
-            grant.cluster,
-            grant.policy,
-            grant.subject.issuer,
-            grant.subject.subject,
-            grant.job,
-            micros(grant.created_at),
-            expires,
-            expires,
-            codec.decision(grant, single_use),
-            token.credential_id if token else "",
-            token.digest if token else None,
-            codec.objects(token.objects if token else ()),
-        ),
-    )
+    db.execute(_GRANT, new.grant)
     _count(db, grant.subject.issuer, grant.subject.subject, 1)
-    append(db, *intent.records)
+    db.execute(_insert_records(len(intent.records)), new.records)
     if replaced is not None and replaced.state in {GrantState.INTENDED, GrantState.ISSUED}:
         why = f"replaced by {grant.id}"
         record = entries.ended(replaced.id, GrantState.REVOKED, why, by="holder", at=now)
@@ -173,9 +190,13 @@ def new_epoch(db: sqlite3.Connection, at: datetime, record: Record) -> int:
     return len(live)
 
 
-def append(db: sqlite3.Connection, *records: Record) -> None:
-    """Writes records."""
-    db.execute(_insert_records(len(records)), tuple(chain.from_iterable(map(codec.record_row, records))))
+def append(db: sqlite3.Connection, record: Record) -> None:
+    """Writes one record."""
+    db.execute(_insert_records(1), _rows((record,)))
+
+
+def _rows(records: Sequence[Record]) -> tuple[Any, ...]:
+    return tuple(chain.from_iterable(map(codec.record_row, records)))
 
 
 @cache

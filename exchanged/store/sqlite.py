@@ -110,7 +110,8 @@ class SqliteStore:
 
     def begin(self, intent: Intent) -> asyncio.Future[Grant | None]:
         """See `Store.begin`."""
-        return self._group.run(lambda db: changes.begin(db, intent, self._epoch))
+        new = changes.beginning(intent)
+        return self._group.run(lambda db: changes.begin(db, new, self._epoch))
 
     async def complete(self, grant_id: GrantId, token: IssuedToken, record: Record) -> bool:
         """See `Store.complete`."""
