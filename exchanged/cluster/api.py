@@ -10,7 +10,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import yaml
@@ -171,6 +172,9 @@ class KubernetesApi:
     async def _configured(self) -> Configuration:
         # None, not False: that is a number to the library, and has it try again until the time is over.
         configuration = Configuration(connection_pool_maxsize=POOL, retries=None)
+        # It would look for a proxy at each call, and for a password in ~/.netrc, in threads and for a good part of the
+        # call's time. A proxy is found once, below; a password is nothing that the daemon has.
+        configuration.client_session_kwargs = {"trust_env": False}
         if self._credential.kubeconfig is not None:
             load: Any = load_kube_config
             await load(
@@ -184,6 +188,7 @@ class KubernetesApi:
             configuration.api_key = {"BearerToken": f"Bearer {token}"}
             if self._certificate_authority is not None:
                 configuration.ssl_ca_cert = str(self._certificate_authority)
+        configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
         return configuration
 
     def _refuse(self, status: int, method: str, path: str, answer: JsonObject) -> None:
@@ -202,6 +207,14 @@ class KubernetesApi:
 
     def _unavailable(self, detail: str) -> ClusterUnavailable:
         return ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{self._name}: {detail}")
+
+
+def _proxy_to(server: str) -> str | None:
+    """The proxy that the environment names for this server (HTTPS_PROXY, NO_PROXY)."""
+    parts = urlsplit(server)
+    if not parts.hostname or proxy_bypass(parts.hostname):
+        return None
+    return getproxies().get(parts.scheme)
 
 
 def _connection(configuration: Configuration) -> tuple[object, ...]:
