@@ -238,7 +238,9 @@ class Exchanger:
         try:
             self._check_author(grant.allowed)
         except PolicyDenied as changed:
-            await self._undo(grant, token, changed)
+            undoing = asyncio.create_task(self._undo(grant, token, changed))
+            self._keep(undoing)
+            await asyncio.shield(undoing)
             raise
         return self._done(grant, mode, token, replaced)
 
