@@ -17,13 +17,16 @@ _BOUNDS = (*map(str, SECONDS), "+Inf")
 class _Timed(Collector):
     """What happens too often for the library's own counters: counted by where and outcome, timed by where."""
 
-    def __init__(self, *, counter: tuple[str, str], seconds: tuple[str, str], where: str) -> None:
+    def __init__(
+        self, *, counter: tuple[str, str], seconds: tuple[str, str], where: str, registry: CollectorRegistry
+    ) -> None:
         self._counter = counter
         self._histogram = seconds
         self._where = where
         self._outcomes: Counts[tuple[str, str]] = Counts()
         self._buckets: defaultdict[str, list[int]] = defaultdict(lambda: [0] * len(_BOUNDS))
         self._seconds: defaultdict[str, float] = defaultdict(float)
+        registry.register(self)
 
     def note(self, where: str, outcome: str, seconds: float) -> None:
         """One came to its end."""
@@ -53,14 +56,14 @@ class Metrics:
             counter=("exchanged_exchanges", "Exchanges by door and outcome"),
             seconds=("exchanged_exchange_seconds", "Duration of an exchange"),
             where="door",
+            registry=self._registry,
         )
-        self._registry.register(self._exchanges)
         self._decisions = _Timed(
             counter=("exchanged_authorizer_decisions", "Decisions by cluster"),
             seconds=("exchanged_authorizer_seconds", "Duration of a decision"),
             where="cluster",
+            registry=self._registry,
         )
-        self._registry.register(self._decisions)
         self._key_fetches = Counter(
             "exchanged_key_fetches", "Fetches of an issuer's keys", ("issuer", "outcome"), registry=self._registry
         )

@@ -222,7 +222,8 @@ class Allowed:
     lifetime: timedelta
 
     def __hash__(self) -> int:
-        return hash((self.policy_digest, self.scope, self.cluster, self.lifetime))
+        """Of what can differ; the rest follows from the policy. By less, all narrowings of a scope would collide."""
+        return hash((self.policy_digest, self.scope, self.cluster, self.lifetime, self.namespaces, self.rules))
 
 
 class GrantState(StrEnum):

@@ -146,7 +146,7 @@ def check_claims(claims: Claims, expected: Expected, now: datetime) -> tuple[dat
         raise TokenRefused(Reason.TOKEN_EXPIRED, f"expired at {expires:%FT%TZ}", verified=True)
     if issued > latest:
         raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, f"issued at {issued:%FT%TZ}", verified=True)
-    if "nbf" in claims and claims["nbf"] != claims["iat"] and time_claim(claims, "nbf") > latest:
+    if "nbf" in claims and time_claim(claims, "nbf") > latest:
         raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, "nbf is in the future", verified=True)
     if expires <= issued or expires - issued > expected.max_lifetime:
         raise TokenRefused(Reason.TOKEN_LIFETIME, f"valid for {expires - issued}", verified=True)

@@ -55,8 +55,7 @@ def parse(body: bytes) -> Form:
     try:
         for field in body.decode("ascii").split("&"):
             name, _, value = field.partition("=")
-            if "%" in field or "+" in field:
-                name, value = _unescaped(name), _USUAL.get(value) or _unescaped(value)
+            name, value = _unescaped(name), _unescaped(value)
             if name in form and name not in REPEATABLE:
                 raise _malformed(Reason.PARAMETER_REPEATED, name)
             if value:
@@ -67,7 +66,9 @@ def parse(body: bytes) -> Form:
 
 
 def _unescaped(text: str) -> str:
-    return unquote_plus(text, errors="strict") if "%" in text or "+" in text else text
+    if "%" not in text and "+" not in text:
+        return text
+    return _USUAL.get(text) or unquote_plus(text, errors="strict")
 
 
 def one(form: Form, name: str) -> str | None:

@@ -14,7 +14,7 @@ from exchanged.doors import bodies, form
 from exchanged.doors.connections import Connections, listen
 from exchanged.doors.gathering import Gathering
 from exchanged.doors.http_connection import Answer
-from exchanged.doors.http_messages import Reply, Request, plain
+from exchanged.doors.http_messages import TEXT, Reply, Request, plain
 from exchanged.doors.http_server import HttpServer
 from exchanged.doors.in_time import TurnedAway, in_time
 from exchanged.doors.reading import Bodies
@@ -33,7 +33,6 @@ KEYS_MAX_AGE = 15
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 SECURITY = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}
 ANSWER = {**NO_STORE, **SECURITY}
-TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 PUBLISHED = {"Cache-Control": f"max-age={KEYS_MAX_AGE}", **SECURITY}
 
 Work = Callable[[form.Form, RequestContext], Coroutine[Any, Any, dict[str, Any]]]
@@ -124,15 +123,15 @@ class HttpDoor:
             "/metrics": ("GET", self._show_metrics),
         }
 
-    def _answer(self, request: Request) -> Awaitable[Reply]:
+    async def _answer(self, request: Request) -> Reply:
         method, answer = self._routes.get(request.path, ("", None))
         if answer is None:
-            return _at_once(plain(404, ANSWER))
+            return plain(404, ANSWER)
         # Whoever may GET may ask for the header alone (RFC 9110 §9.3.2).
         allowed = (method, "HEAD") if method == "GET" else (method,)
         if request.method not in allowed:
-            return _at_once(plain(405, {**ANSWER, "Allow": ", ".join(allowed)}))
-        return answer(request)
+            return plain(405, {**ANSWER, "Allow": ", ".join(allowed)})
+        return await answer(request)
 
     def _oauth(self, work: Work, turned_away: TurnedAway | None = None) -> Answer:
         """A form in, JSON out, errors as RFC 6749 §5.2 has them, nothing stored on the way."""
@@ -210,10 +209,6 @@ class HttpDoor:
         del request
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return Reply(status=200, headers=headers, body=self._metrics())
-
-
-async def _at_once(reply: Reply) -> Reply:
-    return reply
 
 
 def _json(body: dict[str, Any], status: int, headers: Mapping[str, str]) -> Reply:

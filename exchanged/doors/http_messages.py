@@ -7,6 +7,7 @@ from http import HTTPStatus
 
 from httptools import parse_url
 
+TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 _STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n" for each in HTTPStatus}
 
 
@@ -122,8 +123,7 @@ class Reply:
 
 def plain(status: int, headers: Mapping[str, str]) -> Reply:
     """A reply that says what its status is called, and nothing else."""
-    text = {**headers, "Content-Type": "text/plain; charset=utf-8"}
-    return Reply(status=status, headers=text, body=HTTPStatus(status).phrase.encode())
+    return Reply(status=status, headers={**headers, **TEXT}, body=HTTPStatus(status).phrase.encode())
 
 
 def path_of(target: bytes) -> str:

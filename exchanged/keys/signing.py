@@ -8,7 +8,7 @@ file's name says: a daemon that was down for a month, or died in the middle of a
 """
 
 import asyncio
-import binascii
+import base64
 import hashlib
 import itertools
 import json
@@ -133,7 +133,6 @@ class KeyRing:
 
 
 _ECDSA = ec.ECDSA(hashes.SHA256())
-_TO_URL = bytes.maketrans(b"+/", b"-_")
 
 
 def _made_at(key: SigningKey) -> datetime:
@@ -162,4 +161,4 @@ def _public_members(private: ec.EllipticCurvePrivateKey) -> dict[str, str]:
 
 
 def _base64url(raw: bytes) -> bytes:
-    return binascii.b2a_base64(raw, newline=False).translate(_TO_URL).rstrip(b"=")
+    return base64.urlsafe_b64encode(raw).rstrip(b"=")

@@ -262,7 +262,8 @@ def grant(policy: CompiledPolicy, scope: CompiledScope, traits: ClusterTraits, r
 @lru_cache(maxsize=REMEMBERED_DECISIONS)
 def _whole(policy: CompiledPolicy, scope_name: str, traits: ClusterTraits) -> Allowed:
     """As most ask: nothing is narrowed, so nothing of it depends on the request."""
-    (scope,) = (each for each in policy.scopes if each.name == scope_name)
+    scope = policy.scope(scope_name)
+    assert scope is not None, "it is named by one of its own"  # noqa: S101
     return _grant(policy, scope, traits, (), None)
 
 

@@ -48,8 +48,8 @@ class Beginning(NamedTuple):
 
     intent: Intent
     single_use: tuple[SingleUse, ...]
-    grant: tuple[Any, ...]
-    records: tuple[Any, ...]
+    grant_row: tuple[Any, ...]
+    record_rows: tuple[Any, ...]
 
 
 def beginning(intent: Intent) -> Beginning:
@@ -96,9 +96,9 @@ def begin(db: sqlite3.Connection, new: Beginning, epoch: int) -> Grant | None:
         db.execute("INSERT INTO used VALUES (?, ?, ?, ?)", (*token_of_one_use, grant.id))
     if single_use and grant.id.endswith(PRUNING_IDS):
         _forget_used(db, now)
-    db.execute(_GRANT, new.grant)
+    db.execute(_GRANT, new.grant_row)
     _count(db, grant.subject.issuer, grant.subject.subject, 1)
-    db.execute(_insert_records(len(intent.records)), new.records)
+    db.execute(_insert_records(len(intent.records)), new.record_rows)
     if replaced is not None and replaced.state in {GrantState.INTENDED, GrantState.ISSUED}:
         why = f"replaced by {grant.id}"
         record = entries.ended(replaced.id, GrantState.REVOKED, why, by="holder", at=now)

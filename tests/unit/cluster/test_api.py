@@ -72,25 +72,15 @@ async def test_the_environments_proxy_is_used_but_where_it_says_not(
     tmp_path: Path, server: FakeApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """HTTP_PROXY and NO_PROXY, as for other clients; here nobody answers at the proxy."""
-    token = tmp_path / "token"
-    token.write_text("t")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     for exempt in ("", "127.0.0.1"):
         monkeypatch.setenv("no_proxy", exempt)
-        api = KubernetesApi(
-            name=PROD,
-            server=server.url,
-            certificate_authority=None,
-            credential=Credential(tokenFile=token),
-            time_out=5,
-            observe=lambda _: None,
-        )
-        if exempt:
-            assert (await api.call("GET", ROLES))["items"] == []
-        else:
-            with pytest.raises(ClusterUnavailable):
-                await api.call("GET", ROLES)
-        await api.close()
+        async with server.api(tmp_path) as api:
+            if exempt:
+                assert (await api.call("GET", ROLES))["items"] == []
+            else:
+                with pytest.raises(ClusterUnavailable):
+                    await api.call("GET", ROLES)
 
 
 @pytest.mark.parametrize("body", ["<html>sign in here</html>", "[]", "", "null"])

@@ -344,3 +344,12 @@ def test_details_cost_a_bounded_time() -> None:
     with pytest.raises(ExchangeError) as refused:
         _narrowed(*[wide] * 32)
     assert refused.value.reason is Reason.DETAILS_UNSUPPORTED
+
+
+def test_narrowings_of_a_scope_are_told_apart_at_once() -> None:
+    """What is remembered by a decision is found by its hash: many with the same one would be compared one by one."""
+    narrowed = {
+        _narrowed(AuthorizationDetail(resources=("pods",), verbs=("get",), api_groups=("",), resource_names=names))
+        for names in (("a",), ("b",), ("a", "b"))
+    }
+    assert len({hash(each) for each in narrowed}) == 3
