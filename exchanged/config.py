@@ -6,7 +6,7 @@ What keys say together is looked at where the file is read, in `contradictions.p
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,8 @@ from pydantic import (
     StringConstraints,
 )
 from pydantic.alias_generators import to_camel
+
+from exchanged.spiffe_id import TRUST_DOMAIN
 
 OWN_CLUSTER = "exchanged"
 """The daemon itself as a target, so no cluster may be called that."""
@@ -79,11 +81,20 @@ class Tls(Settings):
 
 
 class Door(Settings):
-    """An address to listen at. Without `tls` the daemon serves a certificate of its own development CA."""
+    """An address to listen at. Without `tls` or `svid` the daemon serves a certificate of its own development CA."""
 
     listen: Address
     tls: Tls | None = None
+    svid: StrictBool = False
     plaintext: StrictBool = False
+
+
+class MutualDoor(Settings):
+    """gRPC for callers that show an X.509-SVID of their own."""
+
+    listen: Address = "127.0.0.1:8446"
+    tls: Tls | None = None
+    svid: StrictBool = False
 
 
 class AuthorizerDoor(Settings):
@@ -92,6 +103,7 @@ class AuthorizerDoor(Settings):
     listen: Address = "127.0.0.1:8445"
     url: HttpsUrl | None = None
     tls: Tls | None = None
+    svid: StrictBool = False
 
 
 class Doors(Settings):
@@ -99,6 +111,7 @@ class Doors(Settings):
 
     grpc: Door = Door(listen="127.0.0.1:8443")
     http: Door = Door(listen="127.0.0.1:8444")
+    mtls: MutualDoor | None = None
     authorizer: AuthorizerDoor | None = None
     admin_socket: Path | None = None
 
@@ -117,13 +130,16 @@ class Keys(Settings):
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
 
 
-class _Issuer(Settings):
-    issuer: HttpsUrl
+class _Tokens(Settings):
     audience: str | None = None
     allow_several_audiences: StrictBool = False
     algorithms: tuple[Algorithm, ...] = Field(default=("RS256", "ES256"), min_length=1)
     max_lifetime: Duration = timedelta(hours=1)
     leeway: Duration = timedelta(seconds=30)
+
+
+class _Issuer(_Tokens):
+    issuer: HttpsUrl
     keys: Keys = Keys()
 
 
@@ -147,7 +163,40 @@ class KubernetesIssuer(_Issuer):
     max_lifetime: Duration = timedelta(hours=24)
 
 
-Issuer = Annotated[OidcIssuer | KubernetesIssuer, Field(discriminator="type")]
+class Bundle(Settings):
+    """Where a trust domain's bundle comes from: the Workload API, a file, or a bundle endpoint (`https_web`).
+
+    Without `refresh`, as often as the bundle itself hints.
+    """
+
+    file: Path | None = None
+    endpoint: HttpsUrl | None = None
+    certificate_authority: Path | None = None
+    refresh: Duration | None = None
+    stale_limit: Duration = timedelta(hours=1)
+
+
+class SpiffeIssuer(_Tokens):
+    """A SPIFFE trust domain whose SVIDs are accepted."""
+
+    type: Literal["spiffe"]
+    trust_domain: Annotated[str, StringConstraints(pattern=f"^{TRUST_DOMAIN}$")]
+    svids: tuple[Literal["jwt", "x509"], ...] = Field(default=("jwt", "x509"), min_length=1)
+    bundle: Bundle = Bundle()
+    algorithms: tuple[Algorithm, ...] = Field(default=get_args(Algorithm), min_length=1)
+
+
+Issuer = Annotated[OidcIssuer | KubernetesIssuer | SpiffeIssuer, Field(discriminator="type")]
+
+
+class WorkloadApi(Settings):
+    """The SPIFFE Workload API by which the daemon has bundles, and an SVID of its own.
+
+    `socket` as in SPIFFE_ENDPOINT_SOCKET, whose value holds without it; `spiffeId` chooses among several SVIDs.
+    """
+
+    socket: Annotated[str, StringConstraints(pattern=r"^unix:/[^\x00?#]+$")] | None = None
+    spiffe_id: Annotated[str, StringConstraints(pattern=r"^spiffe://[^\s?#]+$")] | None = None
 
 
 class Credential(Settings):
@@ -219,6 +268,7 @@ class Configuration(Settings):
     doors: Doors = Doors()
     issuers: dict[Name, Issuer] = Field(min_length=1)
     clusters: dict[Name, Cluster] = Field(min_length=1)
+    workload_api: WorkloadApi | None = None
     limits: Limits = Limits()
     signing_keys: SigningKeys = SigningKeys()
 

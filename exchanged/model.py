@@ -40,6 +40,13 @@ class PresentedToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PresentedCertificate:
+    """The certificate chain with which a caller opened its connection: PEM, the leaf first, nobody's word yet."""
+
+    chain_pem: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnverifiedToken:
     """What a token says of itself. Good for choosing whom to ask about it, and for nothing else.
 
@@ -71,7 +78,7 @@ class IdentityKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who a valid token speaks for; built by authenticators alone.
+    """Who a valid token, or certificate, speaks for; built by authenticators alone.
 
     Attributes:
         claims: the verified claims that policies may match on.
@@ -119,9 +126,13 @@ class AuthorizationDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExchangeRequest:
-    """What a caller asks for (RFC 8693 §2.1), as a door read it."""
+    """What a caller asks for (RFC 8693 §2.1), as a door read it.
 
-    subject_token: PresentedToken
+    Attributes:
+        subject_token: None where the caller's certificate says who it is for.
+    """
+
+    subject_token: PresentedToken | None
     subject_token_type: str
     actor_token: PresentedToken | None = None
     actor_token_type: str | None = None
@@ -137,12 +148,21 @@ class ExchangeRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
-    """How and when a request came in. `source` is the peer's address, `door` is `grpc` or `http`."""
+    """How and when a request came in.
+
+    Attributes:
+        source: the peer's address.
+        door: `grpc`, `mtls` or `http`.
+        certificate: what the peer opened its connection with; None at doors that ask for none.
+        peer: the SPIFFE ID of that certificate once it is verified, else "".
+    """
 
     request_id: RequestId
     time: datetime
     source: str
     door: str
+    certificate: PresentedCertificate | None = None
+    peer: str = ""
 
 
 class Mode(StrEnum):
