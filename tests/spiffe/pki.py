@@ -1,45 +1,34 @@
 """Trust domains that issue SVIDs with real keys, shaped as SPIRE shapes them, and let one thing be wrong."""
 
-import base64
 import datetime as dt
 import ipaddress
-import json
-import secrets
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from jwt.algorithms import ECAlgorithm, RSAAlgorithm, get_default_algorithms
+from cryptography.x509.oid import NameOID
 
 from tests.issuers import AUDIENCE, Kind, PrivateKey
 from tests.lab.pki import Pair
+from tests.spiffe.certificates import (
+    AUTHORITY_USAGE,
+    EXTENDED_USAGE,
+    LEAF_USAGE,
+    certificate,
+    new_key,
+    now,
+    organization,
+)
+from tests.spiffe.generation import Generation
+from tests.spiffe.jws import signed
 
 BACKDATED = dt.timedelta(seconds=10)
-LEAF_USAGE = frozenset({"digital_signature", "key_encipherment", "key_agreement"})
-AUTHORITY_USAGE = frozenset({"key_cert_sign", "crl_sign"})
-EXTENDED_USAGE = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
-USAGES = (
-    "digital_signature",
-    "content_commitment",
-    "key_encipherment",
-    "data_encipherment",
-    "key_agreement",
-    "key_cert_sign",
-    "crl_sign",
-    "encipher_only",
-    "decipher_only",
-)
-"""The bits of KeyUsage, by the names that `usage` takes."""
-_FAMILIES = {"RSA": ("RS", "PS"), "EC": ("ES",), "HMAC": ("HS",)}
-_USUAL = {"RSA": "RS256", "EC": "ES256", "HMAC": "HS256"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,49 +75,13 @@ class Intermediate:
     key: PrivateKey
 
 
-class _Generation:
-    """A CA and a JWT key that were made together."""
-
-    def __init__(self, domain: str, kind: Kind) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.kid = secrets.token_hex(16)
-        self._kind = kind
-        serial = x509.NameAttribute(NameOID.SERIAL_NUMBER, str(secrets.randbits(128)))
-        name = x509.Name([*_organization(domain), serial])
-        days = dt.timedelta(days=30)
-        self.certificate = _certificate(
-            subject=name,
-            issuer=name,
-            key=self.key,
-            signer=self.key,
-            validity=(_now() - days, _now() + days),
-            alternatives=[x509.UniformResourceIdentifier(f"spiffe://{domain}")],
-            basic=x509.BasicConstraints(ca=True, path_length=None),
-            usage=AUTHORITY_USAGE,
-        )
-
-    @cached_property
-    def jwt_key(self) -> PrivateKey:
-        """What signs JWT-SVIDs."""
-        return _new_key(self._kind)
-
-    def jwt_jwk(self) -> dict[str, Any]:
-        """Its public half as bundles carry it."""
-        return {**_jwk(self.jwt_key), "use": "jwt-svid", "kid": self.kid}
-
-    def x509_jwk(self) -> dict[str, Any]:
-        """The CA as bundles carry it."""
-        der = base64.b64encode(self.certificate.public_bytes(Encoding.DER)).decode()
-        return {**_jwk(self.key), "use": "x509-svid", "x5c": [der]}
-
-
 class TrustDomain:
     """A trust domain: X.509 authorities and JWT keys, the current of which issue."""
 
     def __init__(self, name: str, *, jwt: Kind = "EC") -> None:
         self.name = name
         self._kind = jwt
-        self._published = [_Generation(name, jwt)]
+        self._published = [Generation(name, jwt)]
         self._current = self._published[0]
 
     @property
@@ -173,7 +126,7 @@ class TrustDomain:
 
     def prepare(self) -> None:
         """Publishes the next CA and JWT key; what is issued stays with the current ones."""
-        self._published = [*self._published, _Generation(self.name, self._kind)]
+        self._published = [*self._published, Generation(self.name, self._kind)]
 
     def activate(self) -> None:
         """From now on the newest of the published CAs and JWT keys issue."""
@@ -213,15 +166,15 @@ class TrustDomain:
         `intermediates` are presented instead of those that issued it.
         """
         spiffe_id = self.id + path
-        key = _new_key(key_kind)
+        key = new_key(key_kind)
         issuer, signer = self._issuer(under)
         common = [] if common_name is None else [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
-        leaf = _certificate(
-            subject=x509.Name([*_organization("SPIRE"), *common]),
+        leaf = certificate(
+            subject=x509.Name([*organization("SPIRE"), *common]),
             issuer=issuer.subject,
             key=key,
             signer=signer,
-            validity=(not_before or _now() - BACKDATED, not_after or _now() + lifetime),
+            validity=(not_before or now() - BACKDATED, not_after or now() + lifetime),
             alternatives=[
                 *[x509.UniformResourceIdentifier(each) for each in ([spiffe_id] if uris is None else uris)],
                 *[x509.DNSName(each) for each in dns],
@@ -253,18 +206,18 @@ class TrustDomain:
         key = ec.generate_private_key(ec.SECP256R1())
         issuer, signer = self._issuer(under)
         day = dt.timedelta(days=1)
-        certificate = _certificate(
-            subject=x509.Name([*_organization(self.name), x509.NameAttribute(NameOID.COMMON_NAME, name)]),
+        own = certificate(
+            subject=x509.Name([*organization(self.name), x509.NameAttribute(NameOID.COMMON_NAME, name)]),
             issuer=issuer.subject,
             key=key,
             signer=signer,
-            validity=(not_before or _now() - day, not_after or _now() + day),
+            validity=(not_before or now() - day, not_after or now() + day),
             alternatives=[x509.UniformResourceIdentifier(self.id)],
             basic=x509.BasicConstraints(ca=ca, path_length=path_length),
             usage=usage,
             name_constraints=name_constraints,
         )
-        return Intermediate((certificate, *(under.chain if under else ())), key)
+        return Intermediate((own, *(under.chain if under else ())), key)
 
     def jwt(
         self,
@@ -280,101 +233,16 @@ class TrustDomain:
 
         The header may lie: a key that does not fit its `alg` signs as it can; `none` goes unsigned.
         """
-        now = int(time.time())
+        issued = int(time.time())
         usual = {
             "sub": self.id + path,
             "aud": [audience] if isinstance(audience, str) else list(audience),
-            "exp": now + int(lifetime.total_seconds()),
-            "iat": now,
+            "exp": issued + int(lifetime.total_seconds()),
+            "iat": issued,
         }
         key = self.jwt_key if with_key is None else with_key
-        named = {"alg": _USUAL[_family(key)], "kid": self.kid, "typ": "JWT", **(header or {})}
-        message = ".".join(
-            _encoded({k: v for k, v in part.items() if v is not None}) for part in (named, usual | claims)
-        )
-        return f"{message}.{_base64url(_signature(message.encode(), key, named['alg']))}"
+        named = {"kid": self.kid, "typ": "JWT", **(header or {})}
+        return signed(named, usual | claims, key)
 
     def _issuer(self, under: Intermediate | None) -> tuple[x509.Certificate, PrivateKey]:
         return (under.chain[0], under.key) if under else (self._current.certificate, self._current.key)
-
-
-def _now() -> dt.datetime:
-    return dt.datetime.now(dt.UTC)
-
-
-def _new_key(kind: Kind) -> PrivateKey:
-    if kind == "RSA":
-        return rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    return ec.generate_private_key(ec.SECP256R1())
-
-
-def _organization(name: str) -> list[x509.NameAttribute[str]]:
-    return [x509.NameAttribute(NameOID.COUNTRY_NAME, "US"), x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)]
-
-
-def _certificate(
-    *,
-    subject: x509.Name,
-    issuer: x509.Name,
-    key: PrivateKey,
-    signer: PrivateKey,
-    validity: tuple[dt.datetime, dt.datetime],
-    alternatives: list[x509.GeneralName],
-    basic: x509.BasicConstraints | None,
-    usage: Collection[str] | None,
-    extended: Sequence[x509.ObjectIdentifier] | None = None,
-    name_constraints: x509.NameConstraints | None = None,
-) -> x509.Certificate:
-    extensions: list[tuple[x509.ExtensionType | None, bool]] = [
-        (None if usage is None else x509.KeyUsage(**{each: each in usage for each in USAGES}), True),
-        (None if extended is None else x509.ExtendedKeyUsage(extended), False),
-        (basic, True),
-        (x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False),
-        (None if key is signer else x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), False),
-        (x509.SubjectAlternativeName(alternatives) if alternatives else None, False),
-        (name_constraints, True),
-    ]
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(validity[0])
-        .not_valid_after(validity[1])
-    )
-    for extension, critical in extensions:
-        if extension is not None:
-            builder = builder.add_extension(extension, critical)
-    return builder.sign(signer, hashes.SHA256())
-
-
-def _jwk(key: PrivateKey) -> dict[str, Any]:
-    if isinstance(key, rsa.RSAPrivateKey):
-        jwk = RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
-        jwk.pop("key_ops")
-        return jwk
-    return ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
-
-
-def _family(key: PrivateKey | bytes) -> str:
-    if isinstance(key, bytes):
-        return "HMAC"
-    return "RSA" if isinstance(key, rsa.RSAPrivateKey) else "EC"
-
-
-def _signature(message: bytes, key: PrivateKey | bytes, algorithm: Any) -> bytes:
-    if str(algorithm).lower() == "none":
-        return b""
-    family = _family(key)
-    known = get_default_algorithms()
-    fits = str(algorithm).startswith(_FAMILIES[family]) and algorithm in known
-    return known[algorithm if fits else _USUAL[family]].sign(message, key)
-
-
-def _encoded(part: dict[str, Any]) -> str:
-    return _base64url(json.dumps(part, separators=(",", ":")).encode())
-
-
-def _base64url(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
