@@ -3,31 +3,28 @@
 import asyncio
 import gc
 import logging
-import resource
+import os
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 from exchanged import __version__
 from exchanged.background import steadily
 from exchanged.clusters import Clusters
-from exchanged.config import AuthorizerDoor as AuthorizerDoorSettings
-from exchanged.config import Configuration, Door
+from exchanged.config import Configuration, SpiffeIssuer
 from exchanged.doors.admin import AdminDoor
-from exchanged.doors.authorizer_webhook import AuthorizerDoor
-from exchanged.doors.grpc import GrpcDoor, Servicer
-from exchanged.doors.http import HttpDoor
-from exchanged.ending.deciding_again import decide_again
+from exchanged.ending.deciding_again import decide_again, end_of_untrusted
 from exchanged.ending.endings import Endings
+from exchanged.entrances import Entrances
 from exchanged.errors import ExchangeError
 from exchanged.exchange import Exchanger
 from exchanged.issuers import Issuers
-from exchanged.keys.certificates import Authority, FileCertificate, OwnCertificate, ServingCertificate
+from exchanged.keys.certificates import Authority
 from exchanged.keys.signing import KeyRing
+from exchanged.keys.svid import SvidCertificate
 from exchanged.log.record import Record, RecordKind
 from exchanged.metrics import Metrics
 from exchanged.model import ClusterName, GrantId, GrantState, RequestContext
@@ -36,18 +33,14 @@ from exchanged.policy.folder import LoadReport, PolicyFolder
 from exchanged.ports import Bounds
 from exchanged.readiness import Readiness
 from exchanged.refusals import Refusals
+from exchanged.served import Certificates
 from exchanged.store.sqlite import SqliteStore
-from exchanged.time_limit import TimeLimit
+
+if TYPE_CHECKING:
+    from exchanged.authenticate.workload_api import WorkloadApi
 
 log = logging.getLogger(__name__)
 
-READY_SECONDS = 0.25
-"""How often health checks learn whether a grant could be issued."""
-MOST_CONNECTIONS = 2_000
-"""Of one door: an idle one costs some 50 KB, and clients that keep theirs are few."""
-DOORS = 3
-"""Shares of the descriptors: one each for the two doors that anybody can reach, one for the store, the clusters, the
-issuers, the authorizer's door and the local socket."""
 METRICS_SECONDS = 5.0
 """How often the gauges are set."""
 YOUNG_OBJECTS = 20_000
@@ -112,7 +105,10 @@ class Daemon:
         )
         self.keys.load()
         self.clusters = Clusters.build(configuration, instance=store.instance, keys=self.keys, metrics=self.metrics)
-        self.issuers = Issuers.build(configuration, clusters=self.clusters, metrics=self.metrics, clock=now)
+        self.workload_api = workload_api(configuration)
+        self.issuers = Issuers.build(
+            configuration, clusters=self.clusters, workload_api=self.workload_api, metrics=self.metrics, clock=now
+        )
         self.policies = PolicyFolder(
             path=configuration.policies,
             compiler=Compiler(),
@@ -135,8 +131,30 @@ class Daemon:
             clock=now,
             observe=self.metrics.exchange,
         )
-        self.readiness = Readiness(store=store, issuers=self.issuers, clusters=self.clusters, clock=now)
-        self._started = Started()
+        self.certificates = Certificates(
+            configuration=configuration,
+            authority=self.authority,
+            svid=svid(configuration, self.workload_api),
+            metrics=self.metrics,
+            clock=now,
+        )
+        self.readiness = Readiness(
+            store=store, issuers=self.issuers, clusters=self.clusters, certificates=self.certificates, clock=now
+        )
+        self.entrances = Entrances(
+            configuration=configuration,
+            certificates=self.certificates,
+            exchanger=self.exchanger,
+            issuers=self.issuers,
+            clusters=self.clusters,
+            keys=self.keys,
+            store=store,
+            readiness=self.readiness,
+            metrics=self.metrics,
+            turned_away=self._turned_away,
+            clock=now,
+        )
+        self._started = Started(addresses=self.entrances.addresses)
 
     async def run(self, on_started: Callable[[Started], None], stop: asyncio.Event) -> None:
         """Runs until `stop`; drains, and says so in the log."""
@@ -151,7 +169,7 @@ class Daemon:
             tasks = [background.create_task(work) for work in self._background()]
             async with asyncio.TaskGroup() as doors:
                 listening = asyncio.Event()
-                open_doors = [doors.create_task(door) for door in self._doors(listening)]
+                open_doors = [doors.create_task(door) for door in self.entrances.open(self._admin(), listening)]
                 await listening.wait()
                 on_started(self._started)
                 await stop.wait()
@@ -171,105 +189,25 @@ class Daemon:
             *((f"cluster {name}", mode.run) for name, mode in self.clusters.modes.items()),
             ("policies", self.policies.run),
             ("endings", self.endings.run),
+            ("issuers that left", self._end_of_unconfigured),
             ("signing keys", partial(self.keys.run, self._keys_changed)),
+            ("certificates", self.certificates.run),
             ("gauges", self._set_gauges),
             ("readiness", self.readiness.run),
         ]
+        if self.workload_api is not None:
+            self.workload_api.on_removed = self._trust_domain_removed
+            work.append(("Workload API", self.workload_api.run))
         return [steadily(what, each) for what, each in work]
 
-    def _doors(self, listening: asyncio.Event) -> list[Coroutine[Any, Any, None]]:
-        """The doors, with the certificates they serve; `listening` is set when all of them do."""
-        configuration, limits = self.configuration, self.configuration.limits
-        doors = configuration.doors
-        expected = {"grpc", "http"} | ({"authorizer"} if doors.authorizer else set())
-
-        def started(name: str) -> Callable[[str, int], None]:
-            def note(host: str, port: int) -> None:
-                self._started.addresses[name] = f"{host}:{port}"
-                if expected <= self._started.addresses.keys():
-                    listening.set()
-
-            return note
-
-        time_limit, connections = TimeLimit(limits.exchange_time_out.total_seconds()), connections_per_door()
-        certificates = {name: self._certificate(door) for name, door in (("grpc", doors.grpc), ("http", doors.http))}
-        grpc_door = GrpcDoor(
-            **_address(doors.grpc.listen),
-            certificate=certificates["grpc"],
-            servicer=Servicer(
-                exchanger=self.exchanger,
-                clock=now,
-                most_in_flight=limits.requests_in_flight,
-                time_limit=time_limit,
-                turned_away=self._turned_away,
-            ),
-            max_message=limits.request_bytes,
-            most_connections=connections,
-            drain=limits.drain,
-        )
-        http_door = HttpDoor(
-            **_address(doors.http.listen),
-            certificate=certificates["http"],
-            issuer=configuration.issuer,
-            exchanger=self.exchanger,
-            jwks=self.keys.jwks,
-            unready=self.readiness.lacking,
-            metrics=self.metrics.text,
-            clock=now,
-            max_body=limits.request_bytes,
-            most_in_flight=limits.requests_in_flight,
-            most_connections=connections,
-            time_limit=time_limit,
-            turned_away=self._turned_away,
-            drain=limits.drain,
-        )
-        admin = AdminDoor(
-            path=configuration.admin_socket, store=self.store, end_grant=self.end_grant, status=self.status, clock=now
-        )
-        running: list[Coroutine[Any, Any, None]] = [
-            grpc_door.run(started("grpc")),
-            http_door.run(started("http")),
-            admin.run(),
-        ]
-        running.append(steadily("readiness", partial(self._tell_readiness, grpc_door)))
-        if doors.authorizer is not None:
-            certificates["authorizer"] = self._certificate(doors.authorizer)
-            running.append(self._authorizer(doors.authorizer, certificates["authorizer"], started("authorizer")))
-        running += [
-            steadily(f"certificate {name}", certificate.run)
-            for name, certificate in certificates.items()
-            if certificate is not None
-        ]
-        running.append(steadily("certificates", partial(self._watch_certificates, certificates)))
-        return running
-
-    def _authorizer(
-        self,
-        settings: AuthorizerDoorSettings,
-        certificate: ServingCertificate | None,
-        started: Callable[[str, int], None],
-    ) -> Coroutine[Any, Any, None]:
-        if certificate is None:
-            raise ValueError("the authorizer's door has no plaintext")
-        return AuthorizerDoor(
-            **_address(settings.listen),
-            certificate=certificate,
-            clusters=self.clusters.askers(self.configuration, now),
+    def _admin(self) -> AdminDoor:
+        return AdminDoor(
+            path=self.configuration.admin_socket,
             store=self.store,
+            end_grant=self.end_grant,
+            status=self.status,
             clock=now,
-            observe=self.metrics.decision,
-        ).run(started)
-
-    def _certificate(self, door: Door | AuthorizerDoorSettings) -> ServingCertificate | None:
-        if isinstance(door, Door) and door.plaintext:
-            return None
-        if door.tls is not None:
-            return FileCertificate(
-                certificate=door.tls.certificate,
-                key=door.tls.key,
-                certificate_authority=door.tls.certificate_authority,
-            )
-        return OwnCertificate(authority=self.authority, hosts=own_hosts(self.configuration), clock=now)
+        )
 
     async def end_grant(self, grant_id: GrantId, why: str, by: str) -> Any:
         """Revokes a grant: its end is on record, and its withdrawal has been tried, when this returns."""
@@ -297,6 +235,22 @@ class Daemon:
                 "faults": [str(fault) for fault in self.policies.faults],
             },
         }
+
+    async def _end_of_unconfigured(self) -> None:
+        known = self.configuration.issuers.keys()
+        await end_of_untrusted(lambda issuer: issuer in known, "is not configured any more", self.store, self.endings)
+
+    async def _trust_domain_removed(self, trust_domain: str) -> None:
+        """The Workload API does not offer its bundle any more, so nobody vouches for its workloads."""
+        gone = {
+            name
+            for name, issuer in self.configuration.issuers.items()
+            if isinstance(issuer, SpiffeIssuer) and issuer.trust_domain == trust_domain and issuer.from_workload_api
+        }
+        if gone:
+            log.warning("a trust domain was removed; its grants end", extra={"trust_domain": trust_domain})
+            why = f"has no bundle of trust domain {trust_domain} any more"
+            await end_of_untrusted(lambda issuer: issuer not in gone, why, self.store, self.endings)
 
     async def _role_changed(self, cluster: ClusterName) -> None:
         await decide_again(self.clusters.modes[cluster], self.store, self.endings)
@@ -328,13 +282,6 @@ class Daemon:
     async def _append(self, kind: RecordKind, body: Mapping[str, Any]) -> None:
         await self.store.append(Record(kind=kind, time=now(), body=body))
 
-    async def _tell_readiness(self, door: GrpcDoor) -> None:
-        while True:
-            ready = not await self.readiness.lacking()
-            self.metrics.ready.set(1 if ready else 0)
-            door.tell_health(ready=ready)
-            await asyncio.sleep(READY_SECONDS)
-
     async def _turned_away(self, refusal: ExchangeError, context: RequestContext) -> None:
         """An exchange that a door refused before it began is counted like any other."""
         self.metrics.exchange(context.door, refusal.reason.value, 0.0)
@@ -350,13 +297,28 @@ class Daemon:
                 log.warning("gauges could not be set", extra={"detail": error.detail})
             await asyncio.sleep(METRICS_SECONDS)
 
-    async def _watch_certificates(self, certificates: Mapping[str, ServingCertificate | None]) -> None:
-        while True:
-            for name, certificate in certificates.items():
-                if certificate is not None:
-                    end = certificate.current().not_after.timestamp()
-                    self.metrics.certificate_expiry.labels(name).set(end)
-            await asyncio.sleep(METRICS_SECONDS)
+
+def workload_api(configuration: Configuration) -> "WorkloadApi | None":
+    """The Workload API, where the configuration has one.
+
+    Raises:
+        ValueError: neither the configuration nor SPIFFE_ENDPOINT_SOCKET says where it is.
+    """
+    if configuration.workload_api is None:
+        return None
+    socket = configuration.workload_api.socket or os.environ.get("SPIFFE_ENDPOINT_SOCKET")
+    if not socket:
+        raise ValueError("workloadApi.socket is left out, and SPIFFE_ENDPOINT_SOCKET is not set")
+    from exchanged.authenticate.workload_api import WorkloadApi  # noqa: PLC0415 - 6 MiB, for those who use it
+
+    return WorkloadApi(socket=socket, clock=now)
+
+
+def svid(configuration: Configuration, api: "WorkloadApi | None") -> SvidCertificate | None:
+    """The daemon's own SVID, where there is a Workload API."""
+    if configuration.workload_api is None or api is None:
+        return None
+    return SvidCertificate(source=api, spiffe_id=configuration.workload_api.spiffe_id)
 
 
 def keep_what_is_there() -> None:
@@ -364,29 +326,6 @@ def keep_what_is_there() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
-
-
-def connections_per_door() -> int:
-    """How many connections each public door may have, so that the rest of the daemon keeps descriptors of its own."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(MOST_CONNECTIONS, hard // DOORS) if hard != resource.RLIM_INFINITY else MOST_CONNECTIONS
-
-
-def own_hosts(configuration: Configuration) -> list[str]:
-    """The names under which clients reach the doors: of the issuer's URL, and loopback."""
-    named = [urlsplit(configuration.issuer).hostname]
-    if configuration.doors.authorizer is not None and configuration.doors.authorizer.url is not None:
-        named.append(urlsplit(configuration.doors.authorizer.url).hostname)
-    doors = [configuration.doors.grpc.listen, configuration.doors.http.listen]
-    named += [_address(listen)["host"] for listen in doors]
-    return list(dict.fromkeys([*(name for name in named if name), "localhost", "127.0.0.1", "::1"]))
-
-
-def _address(listen: str) -> Any:
-    host, _, port = listen.rpartition(":")
-    return {"host": host.strip("[]"), "port": int(port)}
 
 
 def stop_on_signals(stop: asyncio.Event) -> None:

@@ -185,6 +185,11 @@ class SpiffeIssuer(_Tokens):
     bundle: Bundle = Bundle()
     algorithms: tuple[Algorithm, ...] = Field(default=get_args(Algorithm), min_length=1)
 
+    @property
+    def from_workload_api(self) -> bool:
+        """Whether its bundle comes from the Workload API."""
+        return self.bundle.file is None and self.bundle.endpoint is None
+
 
 Issuer = Annotated[OidcIssuer | KubernetesIssuer | SpiffeIssuer, Field(discriminator="type")]
 

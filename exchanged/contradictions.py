@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Any
 
-from exchanged.config import OWN_CLUSTER, AuthorizerDoor, Cluster, Doors, KubernetesIssuer
+from exchanged.config import OWN_CLUSTER, AuthorizerDoor, Cluster, Doors, KubernetesIssuer, MutualDoor
 from exchanged.strict_yaml import Path
 
 Contradiction = tuple[Path, str]
@@ -34,6 +34,7 @@ def contradictions(document: object) -> Iterator[Contradiction]:
             yield ("clusters", name, "mode"), "mode authorizer needs doors.authorizer, where its API server asks"
     for name, issuer in issuers.items():
         yield from _issuer(("issuers", name), _mapping(issuer), clusters)
+    yield from _spiffe(doors, issuers, workload_api=top.get("workloadApi") is not None)
     yield from _audiences(top, issuers, clusters)
 
 
@@ -63,6 +64,8 @@ def _same_address(doors: Plain) -> Iterator[Contradiction]:
     usual = {"grpc": Doors().grpc.listen, "http": Doors().http.listen}
     if doors.get("authorizer") is not None:
         usual["authorizer"] = AuthorizerDoor().listen
+    if doors.get("mtls") is not None:
+        usual["mtls"] = MutualDoor().listen
     taken: dict[str, tuple[str, str]] = {}
     for name, listen in usual.items():
         host, port = _host_and_port(_mapping(doors.get(name)).get("listen", listen))
@@ -116,6 +119,43 @@ def _issuer(where: Path, issuer: Plain, clusters: Plain) -> Iterator[Contradicti
     elif cluster and reviewed and _mapping(clusters[cluster]).get("credential") is None:
         what = f"verification {verification} asks cluster {cluster}, which needs clusters.{cluster}.credential"
         yield (*where, "cluster"), what
+
+
+def _spiffe(doors: Plain, issuers: Plain, *, workload_api: bool) -> Iterator[Contradiction]:
+    domains: dict[str, str] = {}
+    for name, plain in issuers.items():
+        issuer, bundle = _mapping(plain), _mapping(_mapping(plain).get("bundle"))
+        if issuer.get("type") != "spiffe":
+            continue
+        file, endpoint = bundle.get("file"), bundle.get("endpoint")
+        if file is not None and endpoint is not None:
+            yield ("issuers", name, "bundle", "file"), "give file or endpoint, not both"
+        if file is None and endpoint is None and not workload_api:
+            yield (
+                ("issuers", name),
+                "its bundle comes from the Workload API: give workloadApi, or bundle.file or .endpoint",
+            )
+        if bundle.get("certificateAuthority") is not None and endpoint is None:
+            yield ("issuers", name, "bundle", "certificateAuthority"), "is of an endpoint, and there is none"
+        other = domains.setdefault(_text(issuer.get("trustDomain")), name)
+        if other != name and issuer.get("trustDomain"):
+            yield ("issuers", name, "trustDomain"), f"is that of issuers.{other}; a trust domain is one issuer"
+    for name, plain in doors.items():
+        door = _mapping(plain)
+        if door.get("svid") is not True:
+            continue
+        if not workload_api:
+            yield ("doors", name, "svid"), "an SVID comes from the Workload API: give workloadApi"
+        if door.get("tls") is not None:
+            yield ("doors", name, "tls"), "tls and svid: true exclude each other; take one away"
+        if door.get("plaintext") is True:
+            yield ("doors", name, "svid"), "plaintext: true and svid: true exclude each other; take one away"
+    if doors.get("mtls") is not None and not any(_accepts_x509(_mapping(issuer)) for issuer in issuers.values()):
+        yield ("doors", "mtls"), "nobody can come in: no issuer of type spiffe accepts X.509-SVIDs"
+
+
+def _accepts_x509(issuer: Plain) -> bool:
+    return issuer.get("type") == "spiffe" and "x509" in (issuer.get("svids") or ("x509",))
 
 
 def _audiences(top: Plain, issuers: Plain, clusters: Plain) -> Iterator[Contradiction]:

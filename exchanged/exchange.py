@@ -79,6 +79,7 @@ class _Case:
 
     request: ExchangeRequest
     context: RequestContext
+    peer: Identity | None = None
     subject: Identity | None = None
     actor: Identity | None = None
 
@@ -137,23 +138,17 @@ class Exchanger:
             self._observe(context.door, outcome, time.perf_counter() - started)
 
     async def _exchange(self, case: _Case) -> Exchanged:
-        request, now = case.request, case.context.time
+        request = case.request
         try:
             # 1. The request is one that can be answered at all.
-            check(request)
-            # 2. Authenticate. Nothing of a token is believed before this.
-            case.subject = await self._authenticate(
-                request.subject_token, request.subject_token_type, now, SubjectTokenRejected
-            )
-            if request.actor_token is not None and request.actor_token_type is not None:
-                case.actor = await self._authenticate(
-                    request.actor_token, request.actor_token_type, now, ActorTokenRejected
-                )
+            check(request, case.context)
+            # 2. Authenticate. Nothing of a token or a certificate is believed before this.
+            subject = await self._authenticate(case)
             await in_step()
             # 3. Decide: pure, and at this moment's context.
-            allowed = decide(self._policies.current, self._traits, case.subject, case.actor, request, case.context)
+            allowed = decide(self._policies.current, self._traits, subject, case.actor, request, case.context)
             mode = self._clusters[allowed.cluster]
-            grant = self._intended(case, case.subject, allowed, mode)
+            grant = self._intended(case, subject, allowed, mode)
         except ExchangeError as refusal:
             await self._refuse(refusal, case)
             raise
@@ -190,13 +185,40 @@ class Exchanger:
         self._begun.add(task)
         task.add_done_callback(self._begun.discard)
 
-    async def _authenticate(
+    async def _authenticate(self, case: _Case) -> Identity:
+        """The subject; the case then knows the peer and the actor too, as far as there are any."""
+        request, context = case.request, case.context
+        if context.certificate is not None:
+            case.peer = await self._peer(context)
+            case.context = replace(context, peer=case.peer.subject)
+        if request.subject_token is None:
+            case.subject = case.peer
+        else:
+            case.subject = await self._party(
+                request.subject_token, request.subject_token_type, context.time, SubjectTokenRejected
+            )
+        if request.actor_token is not None and request.actor_token_type is not None:
+            case.actor = await self._party(
+                request.actor_token, request.actor_token_type, context.time, ActorTokenRejected
+            )
+        assert case.subject is not None, "the request has a token, or the connection a certificate"  # noqa: S101
+        return case.subject
+
+    async def _party(
         self, token: PresentedToken, token_type: str, now: datetime, rejected: type[ExchangeError]
     ) -> Identity:
         try:
             return await self._authenticators.authenticate(token, token_type, now)
         except TokenRefused as refused:
             raise rejected(refused.reason, refused.detail, verified=refused.verified) from refused
+
+    async def _peer(self, context: RequestContext) -> Identity:
+        """Of whoever opened the connection; what was good at the handshake is looked at again."""
+        assert context.certificate is not None  # noqa: S101 - the caller looked
+        try:
+            return await self._authenticators.authenticate_certificate(context.certificate, context.time)
+        except TokenRefused as refused:
+            raise SubjectTokenRejected(refused.reason, refused.detail, verified=refused.verified) from refused
 
     def _intended(self, case: _Case, subject: Identity, allowed: Allowed, mode: ClusterMode) -> Grant:
         now = case.context.time.replace(microsecond=0)
@@ -207,8 +229,8 @@ class Exchanger:
             mode=mode.traits.mode,
             allowed=allowed,
             plan=mode.plan(grant_id, allowed),
-            subject=_party(subject),
-            actor=_party(case.actor) if case.actor else None,
+            subject=_remembered(subject),
+            actor=_remembered(case.actor) if case.actor else None,
             job=subject.job or "",
             stated_intent=case.request.intent,
             request_id=case.context.request_id,
@@ -252,7 +274,8 @@ class Exchanger:
 
     async def _begin(self, case: _Case, grant: Grant, token: IssuedToken | None = None) -> Grant | None:
         parties = tuple(identity for identity in (case.subject, case.actor) if identity is not None)
-        records = [entries.intended(grant, parties, case.request)]
+        peer = case.peer if case.peer is not case.subject else None
+        records = [entries.intended(grant, parties, case.request, peer)]
         if token is not None:
             records.append(entries.issued(grant, token, self._clock()))
         intent = Intent(
@@ -261,6 +284,7 @@ class Exchanger:
             bounds=self._bounds,
             job_uses=parties[0].job_uses,
             records=tuple(records),
+            peer=peer,
             replaces=case.request.replaces,
             token=token,
         )
@@ -313,6 +337,8 @@ class Exchanger:
 
     async def revoke(self, token: PresentedToken, context: RequestContext) -> None:
         """The grant of this token, if it lives, ends (RFC 7009 §2.2: an unknown token is no error)."""
+        if context.certificate is not None:
+            await self._peer(context)
         grant = await self._store.grant_by_token(token.digest())
         if grant is None or grant.state is not GrantState.ISSUED:
             return
@@ -323,6 +349,8 @@ class Exchanger:
 
     async def introspect(self, token: PresentedToken, context: RequestContext) -> tuple[Grant, ClusterTraits] | None:
         """What a live token stands for, or None (RFC 7662 §2.2)."""
+        if context.certificate is not None:
+            await self._peer(context)
         grant = await self._store.grant_by_token(token.digest())
         if grant is None or grant.state is not GrantState.ISSUED or grant.expires_at <= context.time:
             return None
@@ -335,5 +363,5 @@ class Exchanger:
             await asyncio.wait(self._begun)
 
 
-def _party(identity: Identity) -> Party:
+def _remembered(identity: Identity) -> Party:
     return Party(issuer=identity.issuer, subject=identity.subject, kind=identity.kind)

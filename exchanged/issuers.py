@@ -1,21 +1,33 @@
 """The configured issuers as authenticators."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
 
+from exchanged.authenticate.bundles import Authorities, Bundle, TrustBundle, bundle_of
 from exchanged.authenticate.candidates import Authenticators
-from exchanged.authenticate.jws import Expected
+from exchanged.authenticate.fetched import Fetched
+from exchanged.authenticate.jws import Accepted, Expected
 from exchanged.authenticate.keysets import KeySet, Source
 from exchanged.authenticate.kubernetes import KubernetesAuthenticator
 from exchanged.authenticate.oidc import OidcAuthenticator
 from exchanged.authenticate.profiles import BY_NAME
 from exchanged.authenticate.sources import FileSource, HttpSource
+from exchanged.authenticate.spiffe import SpiffeAuthenticator
 from exchanged.clusters import Clusters
-from exchanged.config import Configuration, Issuer, KubernetesIssuer, OidcIssuer
+from exchanged.config import Configuration, KubernetesIssuer, OidcIssuer, SpiffeIssuer
 from exchanged.metrics import Metrics
 from exchanged.model import ClusterName, IdentityKind, IssuerName
 from exchanged.ports import Authenticator
+
+
+class WorkloadApi(Protocol):
+    """Where the bundles of trust domains come from that have no source of their own."""
+
+    def of(self, trust_domain: str, stale_limit: timedelta) -> TrustBundle:
+        """The bundle of one of them."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,34 +39,52 @@ class Issuers:
 
     @classmethod
     def build(
-        cls, configuration: Configuration, *, clusters: Clusters, metrics: Metrics, clock: Callable[[], datetime]
+        cls,
+        configuration: Configuration,
+        *,
+        clusters: Clusters,
+        workload_api: WorkloadApi | None,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
     ) -> "Issuers":
         """The issuers of a configuration."""
-        builder = _Builder(configuration, clusters, metrics, clock)
+        builder = _Builder(configuration, clusters, workload_api, metrics, clock)
         each = [builder.authenticator(IssuerName(name), issuer) for name, issuer in configuration.issuers.items()]
-        return cls(each, Authenticators(authenticators=each, own_issuer=configuration.issuer))
+        authenticators = Authenticators(
+            authenticators=each,
+            own_issuer=configuration.issuer,
+            certificates=[one for one in each if isinstance(one, SpiffeAuthenticator)],
+        )
+        return cls(each, authenticators)
 
     def unready(self) -> Mapping[str, str | None]:
         """By name, why an issuer's tokens could not be verified now, or None."""
         return {authenticator.name: authenticator.unready() for authenticator in self.each}
+
+    def roots(self) -> tuple[Authorities, ...]:
+        """All who may have issued a caller's certificate: for the handshake, which knows one pool."""
+        return tuple(each.roots() for each in self.each if isinstance(each, SpiffeAuthenticator))
 
 
 @dataclass(frozen=True, slots=True)
 class _Builder:
     configuration: Configuration
     clusters: Clusters
+    workload_api: WorkloadApi | None
     metrics: Metrics
     clock: Callable[[], datetime]
 
-    def authenticator(self, name: IssuerName, issuer: Issuer) -> Authenticator:
-        expected = Expected(
-            issuer=issuer.issuer,
+    def authenticator(self, name: IssuerName, issuer: OidcIssuer | KubernetesIssuer | SpiffeIssuer) -> Authenticator:
+        accepted = Accepted(
             audience=issuer.audience or self.configuration.own_audience,
             allow_several_audiences=issuer.allow_several_audiences,
             algorithms=frozenset(issuer.algorithms),
             max_lifetime=issuer.max_lifetime,
             leeway=issuer.leeway,
         )
+        if isinstance(issuer, SpiffeIssuer):
+            return self._spiffe(name, issuer, accepted)
+        expected = Expected(**asdict(accepted), issuer=issuer.issuer)
         if isinstance(issuer, OidcIssuer):
             return self._oidc(name, issuer, expected)
         return self._kubernetes(name, issuer, expected)
@@ -82,7 +112,39 @@ class _Builder:
             closed_namespaces=frozenset(closed),
         )
 
-    def _keys(self, name: IssuerName, issuer: Issuer) -> KeySet:
+    def _spiffe(self, name: IssuerName, issuer: SpiffeIssuer, accepted: Accepted) -> SpiffeAuthenticator:
+        return SpiffeAuthenticator(
+            name=name,
+            trust_domain=issuer.trust_domain,
+            accepted=accepted,
+            svids=frozenset(issuer.svids),
+            bundle=self._bundle(name, issuer, accepted.algorithms),
+        )
+
+    def _bundle(self, name: IssuerName, issuer: SpiffeIssuer, algorithms: frozenset[str]) -> TrustBundle:
+        settings = issuer.bundle
+        source: Source
+        if settings.file is not None:
+            source = FileSource(settings.file)
+        elif settings.endpoint is not None:
+            source = HttpSource(url=settings.endpoint, certificate_authority=settings.certificate_authority)
+        elif self.workload_api is not None:
+            return self.workload_api.of(issuer.trust_domain, settings.stale_limit)
+        else:
+            raise ValueError(f"issuers.{name}.bundle needs file, endpoint, or `workloadApi`")
+
+        async def fetch() -> Bundle:
+            return bundle_of(await source.fetch(), algorithms)
+
+        return Fetched(
+            fetch=fetch,
+            refresh=lambda bundle: settings.refresh or bundle.refresh,
+            stale_limit=settings.stale_limit,
+            clock=self.clock,
+            on_fetch=self._counted(name),
+        )
+
+    def _keys(self, name: IssuerName, issuer: OidcIssuer | KubernetesIssuer) -> KeySet:
         keys = issuer.keys
         source: Source
         if keys.file is not None:
@@ -90,7 +152,7 @@ class _Builder:
         else:
             source = HttpSource(
                 issuer=issuer.issuer,
-                jwks_url=keys.jwks_url,
+                url=keys.jwks_url,
                 certificate_authority=keys.certificate_authority,
                 bearer_token_file=keys.bearer_token_file,
             )
@@ -100,5 +162,8 @@ class _Builder:
             refresh=keys.refresh,
             stale_limit=keys.stale_limit,
             clock=self.clock,
-            on_fetch=lambda succeeded: self.metrics.key_fetch(name, succeeded=succeeded),
+            on_fetch=self._counted(name),
         )
+
+    def _counted(self, name: IssuerName) -> Callable[[bool], None]:
+        return lambda succeeded: self.metrics.key_fetch(name, succeeded=succeeded)

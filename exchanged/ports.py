@@ -138,6 +138,7 @@ class Intent:
         parties: subject first, then the actor; each with its token, for single use and revocation.
         job_uses: how many grants `grant.job` may get in all; 0 without a bound.
         records: of the intent, and of the outcome where `token` is there.
+        peer: whose certificate the call came over, where that is not the subject's proof itself; for revocation.
         replaces: an earlier grant of the same issuer and job, which is ended (revoked) in the same transaction.
         token: the grant's token, where nothing has to be made at the cluster first.
     """
@@ -147,6 +148,7 @@ class Intent:
     bounds: Bounds
     job_uses: int
     records: tuple[Record, ...]
+    peer: Identity | None = None
     replaces: GrantId | None = None
     token: IssuedToken | None = None
 

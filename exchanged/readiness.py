@@ -9,6 +9,7 @@ from exchanged.clusters import Clusters
 from exchanged.errors import ExchangeError
 from exchanged.issuers import Issuers
 from exchanged.log.record import Record, RecordKind
+from exchanged.served import Certificates
 from exchanged.store.sqlite import SqliteStore
 
 log = logging.getLogger(__name__)
@@ -22,11 +23,18 @@ class Readiness:
     """What the daemon lacks."""
 
     def __init__(
-        self, *, store: SqliteStore, issuers: Issuers, clusters: Clusters, clock: Callable[[], datetime]
+        self,
+        *,
+        store: SqliteStore,
+        issuers: Issuers,
+        clusters: Clusters,
+        certificates: Certificates,
+        clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._issuers = issuers
         self._clusters = clusters
+        self._certificates = certificates
         self._clock = clock
         self.draining = False
 
@@ -40,7 +48,7 @@ class Readiness:
             return {"store": error.detail}
         if self._store.failing is not None:
             return {"store": self._store.failing}
-        lacking: dict[str, str] = {}
+        lacking = {f"door {name}": why for name, why in self._certificates.lacking().items()}
         for what, parts in (("issuer", self._issuers.unready()), ("cluster", self._clusters.unready())):
             # One that is there is enough: for the others their own exchanges are refused.
             if all(reason is not None for reason in parts.values()):

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from exchanged.errors import MalformedRequest, Reason
-from exchanged.model import ExchangeRequest, TokenType
+from exchanged.model import ExchangeRequest, RequestContext, TokenType
 
 SUBJECT_TOKEN_TYPES = frozenset({TokenType.JWT.value, TokenType.ID_TOKEN.value})
 """What an authenticator may be asked to verify; access tokens of others are opaque to everybody but them."""
@@ -18,13 +18,14 @@ VALUE_LENGTH = 512
 """Characters of one value; Kubernetes' own names end at 253, URLs of API servers are shorter."""
 
 
-def check(request: ExchangeRequest) -> None:
+def check(request: ExchangeRequest, context: RequestContext) -> None:
     """Refuses what no decision could answer.
 
     Raises:
         MalformedRequest: with the parameter's name in `public`.
     """
-    _check_tokens(request)
+    _check_subject(request, context)
+    _check_actor(request)
     if request.requested_token_type and request.requested_token_type not in REQUESTED_TOKEN_TYPES:
         raise _malformed(Reason.UNSUPPORTED_TOKEN_TYPE, "requested_token_type")
     for name, values in (("audience", request.audience), ("resource", request.resource), ("scope", request.scope)):
@@ -44,13 +45,21 @@ def check(request: ExchangeRequest) -> None:
         _check_values("replaces_grant_id", (request.replaces,), 1)
 
 
-def _check_tokens(request: ExchangeRequest) -> None:
-    if not request.subject_token.text:
-        raise _malformed(Reason.PARAMETER_MISSING, "subject_token")
+def _check_subject(request: ExchangeRequest, context: RequestContext) -> None:
+    if request.subject_token is None or not request.subject_token.text:
+        if request.subject_token is not None or context.certificate is None:
+            raise _malformed(Reason.PARAMETER_MISSING, "subject_token")
+        # The certificate of the connection is the subject's proof.
+        if request.subject_token_type:
+            raise _malformed(Reason.PARAMETER_CONFLICT, "subject_token_type")
+        return
     if not request.subject_token_type:
         raise _malformed(Reason.PARAMETER_MISSING, "subject_token_type")
     if request.subject_token_type not in SUBJECT_TOKEN_TYPES:
         raise _malformed(Reason.UNSUPPORTED_TOKEN_TYPE, "subject_token_type")
+
+
+def _check_actor(request: ExchangeRequest) -> None:
     if request.actor_token is None:
         if request.actor_token_type:
             raise _malformed(Reason.PARAMETER_CONFLICT, "actor_token_type")

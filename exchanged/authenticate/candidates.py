@@ -1,13 +1,15 @@
-"""Which issuer may vouch for a token: an unverified `iss` chooses who is asked, the keys decide."""
+"""Which issuer may vouch for a token or a certificate: what it says chooses who is asked, the keys decide."""
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Protocol
 
 from exchanged.authenticate.jws import unverified
 from exchanged.authenticate.refused import TokenRefused
+from exchanged.authenticate.x509_svid import SvidChain, read
 from exchanged.errors import Reason, Unavailable
 from exchanged.in_step import in_step
-from exchanged.model import Identity, PresentedToken, UnverifiedToken
+from exchanged.model import Identity, PresentedCertificate, PresentedToken, UnverifiedToken
 from exchanged.ports import Authenticator
 
 SHOWN = 200
@@ -19,12 +21,37 @@ MAX_OTHERS = 64
 new; each costs a fetch at most, and that not often, or a question to its cluster."""
 
 
+class CertificateAuthenticator(Protocol):
+    """Makes an `Identity` of the certificate with which a caller opened its connection, for one trust domain."""
+
+    @property
+    def trust_domain(self) -> str:
+        """Its name."""
+        ...
+
+    async def authenticate_certificate(self, chain: SvidChain, now: datetime) -> Identity:
+        """The identity that the certificate proves: of its leaf's own trust domain, now.
+
+        Raises:
+            TokenRefused: with the reason why not (`exchanged.authenticate.refused`).
+            KeysUnavailable: when it cannot be told now.
+        """
+        ...
+
+
 class Authenticators:
     """All configured issuers."""
 
-    def __init__(self, *, authenticators: Sequence[Authenticator], own_issuer: str) -> None:
+    def __init__(
+        self,
+        *,
+        authenticators: Sequence[Authenticator],
+        own_issuer: str,
+        certificates: Sequence[CertificateAuthenticator] = (),
+    ) -> None:
         self._authenticators = authenticators
         self._own_issuer = own_issuer
+        self._certificates = {each.trust_domain: each for each in certificates}
 
     async def authenticate(self, token: PresentedToken, token_type: str, now: datetime) -> Identity:
         """The identity that one of the issuers vouches for.
@@ -60,6 +87,20 @@ class Authenticators:
         raise refusal or TokenRefused(
             Reason.TOKEN_ISSUER_UNKNOWN, f"no configured issuer for a token of type {token_type}"
         )
+
+    async def authenticate_certificate(self, presented: PresentedCertificate, now: datetime) -> Identity:
+        """The identity that the leaf's own trust domain vouches for, and no other.
+
+        Raises:
+            TokenRefused: it does not; with the reason.
+            KeysUnavailable: it cannot be told now.
+        """
+        chain = read(presented)
+        authenticator = self._certificates.get(chain.spiffe_id.trust_domain)
+        if authenticator is None:
+            detail = f"no configured issuer for trust domain {chain.spiffe_id.trust_domain}"
+            raise TokenRefused(Reason.TOKEN_ISSUER_UNKNOWN, detail)
+        return await authenticator.authenticate_certificate(chain, now)
 
 
 def _ordered(candidates: list[Authenticator], token: UnverifiedToken) -> list[Authenticator]:

@@ -44,6 +44,8 @@ KNOWN_HEADERS = 64
 _LEADS_ELSEWHERE: Final = frozenset({"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip", "enc"})
 _RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
+ALGORITHMS: Final = _RSA.union(_CURVES.values())
+"""All that are ever verified (RFC 7518 §3.3 to §3.5)."""
 _SIGNATURES = jwt.PyJWS()
 _PADDING: Final = (b"", b"===", b"==", b"=")
 _ALPHANUMERIC = (string.ascii_letters + string.digits).encode()
@@ -62,15 +64,21 @@ class VerificationKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Expected:
-    """What a token of one issuer has to say."""
+class Accepted:
+    """What is accepted of an issuer's tokens, whatever they call the issuer."""
 
-    issuer: str
     audience: str
     allow_several_audiences: bool
     algorithms: frozenset[str]
     max_lifetime: timedelta
     leeway: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected(Accepted):
+    """What a token of one issuer has to say."""
+
+    issuer: str
 
 
 def unverified(token: PresentedToken) -> UnverifiedToken:
@@ -106,16 +114,32 @@ def verify(
     Raises:
         TokenRefused: with the first thing that is wrong.
     """
+    check_signature(token, keys, expected.algorithms)
+    # 6. What it says.
+    return check_claims(token.claims, expected, now)
+
+
+def check_signature(
+    token: UnverifiedToken,
+    keys: Sequence[VerificationKey],
+    algorithms: frozenset[str],
+    types: frozenset[str] = frozenset({"JWT"}),
+) -> None:
+    """One of these keys signed the token, by one of these algorithms; what it says is another matter.
+
+    Raises:
+        TokenRefused: with the first thing that is wrong.
+    """
     # 3. Nothing that leads elsewhere: whoever follows a token's own key or URL asks the thief for the key.
     if not _LEADS_ELSEWHERE.isdisjoint(token.header):
         names = ", ".join(sorted(_LEADS_ELSEWHERE.intersection(token.header)))
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"the header has {names}")
     # A token of another kind (a logout token, say) is not one of these, whoever signed it (RFC 8725 §3.11).
-    if str(token.header.get("typ", "JWT")).upper() != "JWT":
+    if str(token.header.get("typ", "JWT")).upper() not in types:
         raise TokenRefused(Reason.TOKEN_MALFORMED, f"of type {_shown(token.header['typ'])}")
     # 4. The issuer's algorithms, and the key's: no HMAC with a public key, no RSA key for an ECDSA token, no `none`.
     algorithm = token.header.get("alg")
-    if not isinstance(algorithm, str) or algorithm not in expected.algorithms:
+    if not isinstance(algorithm, str) or algorithm not in algorithms:
         raise TokenRefused(Reason.TOKEN_ALGORITHM, f"algorithm {_shown(algorithm)} is not allowed")
     fitting = [key for key in keys if algorithm in key.algorithms]
     if not fitting:
@@ -125,8 +149,6 @@ def verify(
     # 5. The signature.
     if not any(_is_signed(token, key, algorithm) for key in fitting):
         raise TokenRefused(Reason.TOKEN_SIGNATURE, "the signature is not good")
-    # 6. What it says.
-    return check_claims(token.claims, expected, now)
 
 
 def check_claims(claims: Claims, expected: Expected, now: datetime) -> tuple[datetime, datetime]:
@@ -139,21 +161,53 @@ def check_claims(claims: Claims, expected: Expected, now: datetime) -> tuple[dat
     """
     if claims.get("iss") != expected.issuer:
         raise TokenRefused(Reason.TOKEN_ISSUER_UNKNOWN, "iss is another issuer's", verified=True)
-    _check_audience(claims.get("aud"), expected)
-    issued, expires = time_claim(claims, "iat"), time_claim(claims, "exp")
-    earliest, latest = now - expected.leeway, now + expected.leeway
-    if expires <= earliest:
-        raise TokenRefused(Reason.TOKEN_EXPIRED, f"expired at {expires:%FT%TZ}", verified=True)
-    if issued > latest:
-        raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, f"issued at {issued:%FT%TZ}", verified=True)
-    if "nbf" in claims and time_claim(claims, "nbf") > latest:
-        raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, "nbf is in the future", verified=True)
-    if expires <= issued or expires - issued > expected.max_lifetime:
-        raise TokenRefused(Reason.TOKEN_LIFETIME, f"valid for {expires - issued}", verified=True)
+    check_audience(claims.get("aud"), expected)
+    issued, expires = check_times(claims, expected, now)
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
         raise TokenRefused(Reason.TOKEN_CLAIMS, "sub is missing or not a short line of text", verified=True)
     return issued, expires
+
+
+def check_times(
+    claims: Claims, accepted: Accepted, now: datetime, *, issue_required: bool = True
+) -> tuple[datetime, datetime]:
+    """When issued, and when it ends. A token that may leave out `iat` and does was issued as early as it can have been.
+
+    Raises:
+        TokenRefused: it is over, not yet valid, or valid for longer than is accepted.
+    """
+    expires = time_claim(claims, "exp")
+    says = issue_required or "iat" in claims
+    issued = time_claim(claims, "iat") if says else expires - accepted.max_lifetime
+    earliest, latest = now - accepted.leeway, now + accepted.leeway
+    if expires <= earliest:
+        raise TokenRefused(Reason.TOKEN_EXPIRED, f"expired at {expires:%FT%TZ}", verified=True)
+    if issued > latest:
+        reason = Reason.TOKEN_NOT_YET_VALID if says else Reason.TOKEN_LIFETIME
+        raise TokenRefused(reason, f"issued at {issued:%FT%TZ}", verified=True)
+    if "nbf" in claims and time_claim(claims, "nbf") > latest:
+        raise TokenRefused(Reason.TOKEN_NOT_YET_VALID, "nbf is in the future", verified=True)
+    if expires <= issued or expires - issued > accepted.max_lifetime:
+        raise TokenRefused(Reason.TOKEN_LIFETIME, f"valid for {expires - issued}", verified=True)
+    return issued, expires
+
+
+def check_audience(audience: object, accepted: Accepted) -> None:
+    """The token is made out to our audience, and to no other unless that is accepted.
+
+    Raises:
+        TokenRefused: it is not.
+    """
+    if audience == accepted.audience:
+        return
+    several = audience if isinstance(audience, list) else [audience]
+    if not several or not all(isinstance(each, str) for each in several):
+        raise TokenRefused(Reason.TOKEN_CLAIMS, "aud is missing or not text", verified=True)
+    if accepted.audience not in several:
+        raise TokenRefused(Reason.TOKEN_AUDIENCE, "made out to another audience", verified=True)
+    if len(several) > 1 and not accepted.allow_several_audiences:
+        raise TokenRefused(Reason.TOKEN_AUDIENCE, "made out to several audiences", verified=True)
 
 
 def time_claim(claims: Claims, name: str) -> datetime:
@@ -170,8 +224,15 @@ def time_claim(claims: Claims, name: str) -> datetime:
     return datetime.fromtimestamp(value, UTC)
 
 
-def public_keys(key_set: Mapping[str, Any], algorithms: frozenset[str]) -> tuple[VerificationKey, ...]:
+def public_keys(
+    key_set: Mapping[str, Any], algorithms: frozenset[str], uses: tuple[str | None, ...] = ("sig", None)
+) -> tuple[VerificationKey, ...]:
     """The keys of a JWK Set (RFC 7517 §5) that may verify something here; others are left out.
+
+    Args:
+        key_set: as JSON.
+        algorithms: that may be verified.
+        uses: values of `use` that are for verifying; None where it may be left out.
 
     Raises:
         ValueError: it is not a JWK Set.
@@ -179,19 +240,26 @@ def public_keys(key_set: Mapping[str, Any], algorithms: frozenset[str]) -> tuple
     listed = key_set.get("keys")
     if not isinstance(listed, list):
         raise ValueError("no list of keys")  # noqa: TRY004 - what the caller is told to expect
-    return tuple(key for jwk in listed[:MAX_KEYS] if (key := _public_key(jwk, algorithms)) is not None)
+    used = [jwk for jwk in listed if isinstance(jwk, dict) and jwk.get("use") in uses]
+    return tuple(key for jwk in used[:MAX_KEYS] if (key := _public_key(jwk, algorithms)) is not None)
 
 
-def _public_key(jwk: object, algorithms: frozenset[str]) -> VerificationKey | None:
-    if not isinstance(jwk, dict) or jwk.get("kty") not in ("RSA", "EC"):
-        return None
+def _public_key(jwk: Mapping[str, Any], algorithms: frozenset[str]) -> VerificationKey | None:
     operations = jwk.get("key_ops", ["verify"])
-    if jwk.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
+    if jwk.get("kty") not in ("RSA", "EC") or not isinstance(operations, list) or "verify" not in operations:
         return None
     try:
         key = jwt.PyJWK({name: value for name, value in jwk.items() if name != "alg"}, _any_algorithm(jwk)).key
     except (jwt.PyJWTError, ValueError, TypeError, KeyError, UnsupportedAlgorithm):
         return None
+    if "alg" in jwk:
+        algorithms = frozenset(name for name in algorithms if name == jwk["alg"])
+    kid = jwk.get("kid")
+    return verification_key(kid if isinstance(kid, str) else None, key, algorithms)
+
+
+def verification_key(kid: str | None, key: object, algorithms: frozenset[str]) -> VerificationKey | None:
+    """A public key as one that verifies, by those of these algorithms that fit it; None where none does."""
     # A set with a private key in it is a leak. Whoever published it can be imitated by everybody.
     if isinstance(key, rsa.RSAPublicKey):
         fitting = _RSA if key.key_size >= SMALLEST_RSA_KEY else frozenset()
@@ -200,10 +268,7 @@ def _public_key(jwk: object, algorithms: frozenset[str]) -> VerificationKey | No
     else:
         return None
     fitting &= algorithms
-    if "alg" in jwk:
-        fitting = frozenset(name for name in fitting if name == jwk["alg"])
-    kid = jwk.get("kid")
-    return VerificationKey(kid=kid if isinstance(kid, str) else None, key=key, algorithms=fitting) if fitting else None
+    return VerificationKey(kid=kid, key=key, algorithms=fitting) if fitting else None
 
 
 def _any_algorithm(jwk: Mapping[str, Any]) -> str:
@@ -219,18 +284,6 @@ def _is_signed(token: UnverifiedToken, key: VerificationKey, algorithm: str) -> 
     Its own decoding would look at the token a second time, character by character, for more than the signature costs.
     """
     return _SIGNATURES.get_algorithm_by_name(algorithm).verify(token.message, key.key, token.signature)
-
-
-def _check_audience(audience: object, expected: Expected) -> None:
-    if audience == expected.audience:
-        return
-    several = audience if isinstance(audience, list) else [audience]
-    if not several or not all(isinstance(each, str) for each in several):
-        raise TokenRefused(Reason.TOKEN_CLAIMS, "aud is missing or not text", verified=True)
-    if expected.audience not in several:
-        raise TokenRefused(Reason.TOKEN_AUDIENCE, "made out to another audience", verified=True)
-    if len(several) > 1 and not expected.allow_several_audiences:
-        raise TokenRefused(Reason.TOKEN_AUDIENCE, "made out to several audiences", verified=True)
 
 
 @lru_cache(maxsize=KNOWN_HEADERS)

@@ -1,4 +1,4 @@
-"""Where JWK Sets come from: a file, a fixed URL, or OpenID Connect discovery that is never led astray."""
+"""Where key sets and bundles come from: a file, a fixed URL, or OpenID Connect discovery that is never led astray."""
 
 import json
 import ssl
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from exchanged.authenticate.keysets import SourceError
+from exchanged.authenticate.fetched import SourceError
 
 MAX_BYTES = 512 * 1024
 """Of a document. A hundred large keys have a tenth of it."""
@@ -33,18 +33,22 @@ class FileSource:
 
 
 class HttpSource:
-    """A JWK Set over HTTPS: from `jwks_url`, or from where the issuer's discovery document says."""
+    """A document over HTTPS: from `url`, or from where the discovery document of `issuer` says.
+
+    Redirects are not followed: for bundles that is what who looks into where they come from may choose (Federation
+    §7.5.1).
+    """
 
     def __init__(
         self,
         *,
-        issuer: str,
-        jwks_url: str | None,
         certificate_authority: Path | None,
-        bearer_token_file: Path | None,
+        url: str | None = None,
+        issuer: str = "",
+        bearer_token_file: Path | None = None,
     ) -> None:
         self._issuer = issuer
-        self._jwks_url = jwks_url
+        self._url = url
         self._certificate_authority = certificate_authority
         self._bearer_token_file = bearer_token_file
 
@@ -57,7 +61,7 @@ class HttpSource:
             raise SourceError(f"{self._certificate_authority} cannot be used: {error}") from error
         connector = aiohttp.TCPConnector(ssl=trusting)
         async with aiohttp.ClientSession(connector=connector, timeout=TIME_OUT, trust_env=False) as session:
-            return await self._get(session, self._jwks_url or await self._discovered(session))
+            return await self._get(session, self._url or await self._discovered(session))
 
     async def _discovered(self, session: aiohttp.ClientSession) -> str:
         document = await self._get(session, self._issuer.rstrip("/") + DISCOVERY)

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import grpc
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -22,7 +24,7 @@ from exchanged.doors.status import abort
 from exchanged.errors import ExchangeError, MalformedRequest, Reason, TooManyRequests
 from exchanged.exchange import Exchanger
 from exchanged.keys.certificates import CertificatePair, ServingCertificate
-from exchanged.model import RequestContext, RequestId
+from exchanged.model import PresentedCertificate, RequestContext, RequestId
 from exchanged.time_limit import TimeLimit
 from exchanged.v1 import exchange_pb2 as pb
 
@@ -41,10 +43,14 @@ CALLS_PER_REQUEST = 4
 sends none holds up nobody until there are so many; each costs some 20 KB."""
 SPARE_CALLS = MOST_WATCHERS + 100
 """Calls beyond that: for those who watch or reflect, and so that few who are too many are told when to come again."""
+MUTUAL = "mtls"
+"""The door whose callers show a certificate."""
 STOP_SECONDS = 2.0
 """After the drain: what then still does not end is left to the end of the process."""
 
 Reply = TypeVar("Reply")
+ClientRoots = Callable[[], tuple[tuple[x509.Certificate, ...], ...]]
+"""Who may have issued callers' certificates: all trust domains' authorities, for the handshake alone."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -54,12 +60,14 @@ class Servicer:
     def __init__(
         self,
         *,
+        door: str,
         exchanger: Exchanger,
         clock: Callable[[], datetime],
         most_in_flight: int,
         time_limit: TimeLimit,
         turned_away: TurnedAway,
     ) -> None:
+        self._door = door
         self._exchanger = exchanger
         self._clock = clock
         self.most_in_flight = most_in_flight
@@ -132,7 +140,8 @@ class Servicer:
             request_id=RequestId(os.urandom(8).hex()),
             time=self._clock(),
             source=source(context.peer()),
-            door="grpc",
+            door=self._door,
+            certificate=certificate(context) if self._door == MUTUAL else None,
         )
         if self._in_flight >= self.most_in_flight:
             overloaded: ExchangeError = TooManyRequests(Reason.OVERLOADED, retry_after=RETRY_WHEN_OVERLOADED)
@@ -150,7 +159,7 @@ class Servicer:
 
 
 class GrpcDoor:
-    """Serves until cancelled, and drains then."""
+    """Serves until cancelled, and drains then. With `client_roots` callers must show a certificate."""
 
     def __init__(
         self,
@@ -158,6 +167,7 @@ class GrpcDoor:
         host: str,
         port: int,
         certificate: ServingCertificate | None,
+        client_roots: ClientRoots | None = None,
         servicer: Servicer,
         max_message: int,
         most_connections: int,
@@ -168,6 +178,7 @@ class GrpcDoor:
         self._host = host
         self._port = port
         self._certificate = certificate
+        self._client_roots = client_roots
         self._servicer = servicer
         self._max_message = max_message
         self._most_connections = most_connections
@@ -227,25 +238,41 @@ class GrpcDoor:
             raise OSError(f"{address} cannot be had: {error}") from error
 
     def _credentials(self, certificate: ServingCertificate) -> grpc.ServerCredentials:
-        served: list[CertificatePair] = [certificate.current()]
+        roots = self._client_roots
+        served = (certificate.current(), roots() if roots is not None else None)
 
         def renewed() -> grpc.ServerCertificateConfiguration | None:
             """Asked at each handshake; None keeps what is served."""
-            current = certificate.current()
-            if current is served[0]:
+            nonlocal served
+            current = (certificate.current(), roots() if roots is not None else None)
+            if current == served:
                 return None
-            served[0] = current
-            return _configuration(current)
+            served = current
+            return _configuration(*current)
 
         return grpc.dynamic_ssl_server_credentials(
-            _configuration(served[0]),
+            _configuration(*served),
             renewed,  # type: ignore[arg-type] # None is documented, and not in the stubs
-            require_client_authentication=False,
+            require_client_authentication=roots is not None,
         )
 
 
-def _configuration(pair: CertificatePair) -> grpc.ServerCertificateConfiguration:
-    return grpc.ssl_server_certificate_configuration([(pair.key_pem, pair.chain_pem)])
+def _configuration(
+    pair: CertificatePair, roots: tuple[tuple[x509.Certificate, ...], ...] | None
+) -> grpc.ServerCertificateConfiguration:
+    """What is served, and for whom a handshake is made: where no root is known, for whoever has our own key."""
+    if roots is None:
+        return grpc.ssl_server_certificate_configuration([(pair.key_pem, pair.chain_pem)])
+    pool = b"".join(each.public_bytes(Encoding.PEM) for authorities in roots for each in authorities)
+    return grpc.ssl_server_certificate_configuration([(pair.key_pem, pair.chain_pem)], pool or pair.chain_pem)
+
+
+def certificate(context: Context) -> PresentedCertificate:
+    """What the caller opened its connection with. At each call, for a connection outlives much."""
+    shown = context.auth_context()
+    (leaf,), (chain,) = (shown.get(f"x509_pem_{name}", (b"",)) for name in ("cert", "cert_chain"))
+    # The chain is without the leaf where the library's TLS is the usual one, and with it elsewhere.
+    return PresentedCertificate(chain_pem=chain if chain.startswith(leaf) else leaf + chain)
 
 
 def source(peer: str) -> str:

@@ -58,7 +58,7 @@ def request(message: pb.ExchangeRequest | None) -> ExchangeRequest:
     check_count(message.audience, VALUES, "audience")
     check_count(message.resource, VALUES, "resource")
     return ExchangeRequest(
-        subject_token=PresentedToken(text=message.subject_token),
+        subject_token=PresentedToken(text=message.subject_token) if message.subject_token else None,
         subject_token_type=message.subject_token_type,
         actor_token=PresentedToken(text=message.actor_token) if message.actor_token else None,
         actor_token_type=message.actor_token_type or None,

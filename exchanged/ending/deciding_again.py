@@ -1,15 +1,12 @@
-"""A changed cluster role decides again: grants that would not be decided so now end."""
+"""What a grant was decided by has changed: grants that would not be decided so now end."""
 
-import asyncio
-from dataclasses import replace
+from collections.abc import Callable
 
-from exchanged.ending.endings import AT_ONCE, Endings
+from exchanged.ending.end_where import end_where
+from exchanged.ending.endings import Endings
 from exchanged.errors import ClusterUnavailable, ExchangeError, Reason
-from exchanged.model import Grant, GrantState
+from exchanged.model import Grant, IssuerName
 from exchanged.ports import ClusterMode, GrantQuery, Store
-
-PAGE = 1_000
-"""Live grants looked at together."""
 
 
 async def decide_again(mode: ClusterMode, store: Store, endings: Endings) -> None:
@@ -20,28 +17,33 @@ async def decide_again(mode: ClusterMode, store: Store, endings: Endings) -> Non
     Raises:
         ClusterUnavailable, StoreUnavailable: not all could be decided, or ended; to be called again.
     """
-    gate = asyncio.Semaphore(AT_ONCE)
-    query = GrantQuery(live_only=True, cluster=mode.traits.name, limit=PAGE)
-    failures: list[ExchangeError] = []
 
-    async def decide(grant: Grant) -> None:
-        try:
-            mode.plan(grant.id, grant.allowed)
-        except ExchangeError as refusal:
-            why = f"decided again by its cluster role as it stands: {refusal.detail}"
-        else:
-            return
-        async with gate:
-            try:
-                await endings.end(grant.id, GrantState.REVOKED, why, by="exchanged")
-            except ExchangeError as error:
-                failures.append(error)
-
-    while live := await store.grants(query):
+    def why_of(grant: Grant) -> str | None:
+        if not grant.plan.role_digest:
+            return None
         if (why := mode.unready()) is not None:
             # Roles that are not known allow nothing new, and end nothing either.
             raise ClusterUnavailable(Reason.CLUSTER_UNAVAILABLE, f"{mode.traits.name}: {why}")
-        await asyncio.gather(*(decide(grant) for grant in live if grant.plan.role_digest))
-        query = replace(query, before=live[-1].id)
-    if failures:
-        raise failures[0]
+        try:
+            mode.plan(grant.id, grant.allowed)
+        except ExchangeError as refusal:
+            return f"decided again by its cluster role as it stands: {refusal.detail}"
+        return None
+
+    await end_where(store, endings, GrantQuery(cluster=mode.traits.name), why_of)
+
+
+async def end_of_untrusted(is_trusted: Callable[[IssuerName], bool], why: str, store: Store, endings: Endings) -> None:
+    """Revokes the live grants whose subject or actor was vouched for by an issuer that is not trusted any more.
+
+    Raises:
+        StoreUnavailable, ClusterUnavailable: not all could be ended; to be called again.
+    """
+
+    def why_of(grant: Grant) -> str | None:
+        for party in (grant.subject, grant.actor):
+            if party is not None and not is_trusted(party.issuer):
+                return f"issuer {party.issuer} {why}"
+        return None
+
+    await end_where(store, endings, GrantQuery(), why_of)

@@ -50,6 +50,10 @@ class ServingCertificate(Protocol):
         """The pair to serve now; a new one is a new object."""
         ...
 
+    async def available(self) -> None:
+        """Returns as soon as there is one."""
+        ...
+
     async def run(self) -> None:
         """Keeps it current until cancelled."""
         ...
@@ -145,6 +149,9 @@ class OwnCertificate:
             self._pair = self._authority.serving(self._hosts)
         return self._pair
 
+    async def available(self) -> None:
+        """See `ServingCertificate.available`; it is made when it is asked for."""
+
     async def run(self) -> None:
         """See `ServingCertificate.run`; renewal happens when the pair is asked for."""
 
@@ -162,6 +169,9 @@ class FileCertificate:
     def current(self) -> CertificatePair:
         """See `ServingCertificate.current`."""
         return self._pair
+
+    async def available(self) -> None:
+        """See `ServingCertificate.available`; files that are not there are an error from the beginning."""
 
     async def run(self) -> None:
         """See `ServingCertificate.run`. A pair that does not fit together is left alone until it does."""
@@ -189,25 +199,36 @@ class FileCertificate:
         Raises:
             OSError, ValueError: it cannot be used.
         """
-        chain, key = self._certificate.read_bytes(), self._key.read_bytes()
-        leaf = x509.load_pem_x509_certificates(chain)[0]
-        try:
-            private = serialization.load_pem_private_key(key, password=None)
-        except (TypeError, UnsupportedAlgorithm) as error:
-            raise ValueError(f"{self._key} cannot be used: {error}") from error
-        if private.public_key() != leaf.public_key():
-            raise ValueError(f"{self._certificate} and {self._key} do not belong together")
         ca = self._certificate_authority.read_bytes() if self._certificate_authority else b""
-        pair = CertificatePair(
-            chain_pem=chain,
-            key_pem=key,
-            ca_pem=ca,
-            not_before=leaf.not_valid_before_utc,
-            not_after=leaf.not_valid_after_utc,
-        )
-        # What OpenSSL does not serve (a key that is too short, say) is found out before it takes the old one's place.
-        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
-        return pair
+        try:
+            return pair_of(self._certificate.read_bytes(), self._key.read_bytes(), ca)
+        except ValueError as error:
+            raise ValueError(f"{self._certificate} and {self._key}: {error}") from error
+
+
+def pair_of(chain_pem: bytes, key_pem: bytes, ca_pem: bytes) -> CertificatePair:
+    """A chain and its key that can be served.
+
+    Raises:
+        OSError, ValueError: they cannot.
+    """
+    leaf = x509.load_pem_x509_certificates(chain_pem)[0]
+    try:
+        private = serialization.load_pem_private_key(key_pem, password=None)
+    except (TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError(f"the key cannot be used: {error}") from error
+    if private.public_key() != leaf.public_key():
+        raise ValueError("they do not belong together")
+    pair = CertificatePair(
+        chain_pem=chain_pem,
+        key_pem=key_pem,
+        ca_pem=ca_pem,
+        not_before=leaf.not_valid_before_utc,
+        not_after=leaf.not_valid_after_utc,
+    )
+    # What OpenSSL does not serve (a key that is too short, say) is found out before it takes the old one's place.
+    load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), pair)
+    return pair
 
 
 def load_pair(context: ssl.SSLContext, pair: CertificatePair) -> None:

@@ -41,8 +41,13 @@ ASKED_SHOWN = 200
 """Characters of each of the first values that are shown of what is longer."""
 
 
-def intended(grant: Grant, parties: tuple[Identity, ...], request: ExchangeRequest) -> Record:
-    """The record of intent: who asked for what, what was decided and by which policy, what is about to be made."""
+def intended(
+    grant: Grant, parties: tuple[Identity, ...], request: ExchangeRequest, peer: Identity | None = None
+) -> Record:
+    """The record of intent: who asked for what, what was decided and by which policy, what is about to be made.
+
+    `peer` is whose certificate the call came over, where that is not the subject's proof itself.
+    """
     body: dict[str, Any] = {
         "subject": identity(parties[0]),
         "asked": asked(request),
@@ -54,6 +59,8 @@ def intended(grant: Grant, parties: tuple[Identity, ...], request: ExchangeReque
     }
     if len(parties) > 1:
         body["actor"] = identity(parties[1])
+    if peer is not None:
+        body["peer"] = identity(peer)
     if grant.stated_intent:
         body["stated"] = {"intent": grant.stated_intent}
     if grant.job:
@@ -224,13 +231,16 @@ def _without_empty(lists: dict[str, tuple[str, ...]]) -> dict[str, Any]:
 
 
 def _refusal(refusal: ExchangeError, context: RequestContext) -> dict[str, Any]:
-    return {
+    body = {
         "class": type(refusal).__name__,
         "reason": refusal.reason.value,
         "detail": refusal.detail,
         "source": context.source,
         "door": context.door,
     }
+    if context.peer:
+        body["peer"] = context.peer
+    return body
 
 
 def _object(made: ClusterObject) -> dict[str, str]:

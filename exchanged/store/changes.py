@@ -87,6 +87,8 @@ def begin(db: sqlite3.Connection, new: Beginning, epoch: int) -> Grant | None:
     _check_token(intent.parties[0], subject, SubjectTokenRejected, epoch)
     for actor in intent.parties[1:]:
         _check_token(actor, _known(db, actor), ActorTokenRejected, epoch)
+    if intent.peer is not None:
+        _check_token(intent.peer, _known(db, intent.peer), SubjectTokenRejected, epoch)
     if len(set(single_use)) < len(single_use):
         raise ActorTokenRejected(Reason.TOKEN_REPLAYED, "the subject token again")
     _check_bounds(intent, subject)

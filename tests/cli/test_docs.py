@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from exchanged.cli.source import default_audience
-from exchanged.config import Configuration, Settings
+from exchanged.config import Configuration, KubernetesIssuer, Settings
 from exchanged.config_file import load
 from exchanged.keys.certificates import Authority
 from tests.cli.command import run
@@ -74,7 +74,9 @@ def test_the_documents_audience_is_the_one_that_the_readme_command_asks_for(made
 def test_an_issuer_whose_own_url_is_out_of_reach_is_shown_with_its_keys(made_up: Path) -> None:
     """A cluster's workloads are believed by keys from the API server, which wants a CA and a token."""
     made = load(_configured(made_up, CONFIGURATIONS[0]))
-    keys, cluster = made.issuers["prod-workloads"].keys, made.clusters["prod"]
+    workloads, cluster = made.issuers["prod-workloads"], made.clusters["prod"]
+    assert isinstance(workloads, KubernetesIssuer)
+    keys = workloads.keys
     assert keys.jwks_url == f"{cluster.server}/openid/v1/jwks"
     assert keys.certificate_authority == cluster.certificate_authority
     assert cluster.credential is not None

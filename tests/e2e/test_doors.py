@@ -115,7 +115,8 @@ async def _many(daemon: Daemon, issuer: FakeIssuer) -> list[str | None]:
 def test_plaintext_stays_on_loopback() -> None:
     """Without a certificate a door opens on loopback alone."""
     nothing: Any = None
-    servicer = Servicer(exchanger=nothing, clock=nothing, most_in_flight=1, time_limit=nothing, turned_away=nothing)
+    needs = ("exchanger", "clock", "time_limit", "turned_away")
+    servicer = Servicer(door="grpc", most_in_flight=1, **dict.fromkeys(needs, nothing))
     common: dict[str, Any] = {"port": 0, "certificate": None, "most_connections": 1, "drain": timedelta(0)}
     rest = ("issuer", "exchanger", "jwks", "unready", "metrics", "clock", "most_in_flight", "time_limit", "turned_away")
     for host in ("0.0.0.0", "192.0.2.1", "::", "exchanged.example"):  # noqa: S104 - that is what is refused

@@ -5,7 +5,7 @@ import jwt
 import pytest
 
 from exchanged.authenticate.candidates import Authenticators
-from exchanged.authenticate.keysets import SourceError
+from exchanged.authenticate.fetched import SourceError
 from exchanged.authenticate.kubernetes import KubernetesAuthenticator
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.errors import KeysUnavailable, Reason

@@ -217,7 +217,7 @@ async def test_background_work_is_that_of_the_keys(monkeypatch: pytest.MonkeyPat
     async def stop(_: float) -> None:
         raise asyncio.CancelledError
 
-    monkeypatch.setattr("exchanged.authenticate.keysets.asyncio.sleep", stop)
+    monkeypatch.setattr("exchanged.authenticate.fetched.asyncio.sleep", stop)
     for each in (plain, cluster):
         with pytest.raises(asyncio.CancelledError):
             await each.run()

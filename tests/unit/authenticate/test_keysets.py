@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from exchanged.authenticate.keysets import KeySet, SourceError
+from exchanged.authenticate.fetched import SourceError
+from exchanged.authenticate.keysets import KeySet
 from exchanged.authenticate.sources import MAX_BYTES, FileSource, HttpSource
 from exchanged.errors import KeysUnavailable
 from tests.issuers import FakeIssuer
@@ -170,7 +171,7 @@ async def test_keys_are_fetched_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
         if len(pauses) == 2:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr("exchanged.authenticate.keysets.asyncio.sleep", sleep)
+    monkeypatch.setattr("exchanged.authenticate.fetched.asyncio.sleep", sleep)
     with pytest.raises(asyncio.CancelledError):
         await made.keys.run()
     assert made.source.fetches == 2
@@ -211,7 +212,7 @@ class Server:
         """A source that trusts this server."""
         usual: dict[str, Any] = {
             "issuer": self.url,
-            "jwks_url": None,
+            "url": None,
             "certificate_authority": self.ca,
             "bearer_token_file": None,
         }
@@ -268,7 +269,7 @@ async def test_fetching(server: Server, tmp_path: Path) -> None:
 
     server.answers[DISCOVERY] = lambda _: web.json_response({"issuer": server.url, "jwks_uri": f"{server.url}/keys"})
     server.answers["/keys"] = keys
-    for source in (server.source(), server.source(jwks_url=f"{server.url}/keys", bearer_token_file=token)):
+    for source in (server.source(), server.source(url=f"{server.url}/keys", bearer_token_file=token)):
         assert await source.fetch() == {"keys": []}
         assert await source.fetch() == {"keys": []}
     assert seen == [None, None, "Bearer secret", "Bearer secret"]
@@ -279,7 +280,7 @@ async def test_fetching(server: Server, tmp_path: Path) -> None:
         (server.source(), "larger than"),
         (server.source(certificate_authority=tmp_path / "other.crt"), "did not answer"),
         (server.source(certificate_authority=tmp_path / "none.crt"), "cannot be used"),
-        (server.source(jwks_url="https://127.0.0.1:1/keys"), "did not answer"),
+        (server.source(url="https://127.0.0.1:1/keys"), "did not answer"),
     ):
         with pytest.raises(SourceError, match=match):
             await source.fetch()

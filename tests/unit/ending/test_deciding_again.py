@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from exchanged.ending import deciding_again
+from exchanged.ending import end_where
 from exchanged.ending.deciding_again import decide_again
 from exchanged.ending.endings import Endings
 from exchanged.errors import ClusterUnavailable, Reason, ScopeDenied, StoreUnavailable
@@ -61,7 +61,7 @@ async def _state(store: SqliteStore, made: Grant) -> GrantState:
 
 async def test_every_live_grant_is_decided_again(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are: those that would be refused now end, and say why; all others live on."""
-    monkeypatch.setattr(deciding_again, "PAGE", 2)
+    monkeypatch.setattr(end_where, "PAGE", 2)
     oldest = await _issued(store, "grew")
     others = [await _issued(store, "fine") for _ in range(5)]
     exact = await _issued(store, "grew", digest="")
