@@ -35,18 +35,23 @@ class Daemon:
         issuers: dict[str, Any],
         clusters: dict[str, Any] | None = None,
         policies: dict[str, str] | None = None,
+        doors: dict[str, dict[str, Any]] | None = None,
         **more: Any,
     ) -> "Daemon":
-        """Writes configuration and policies; free ports, a cluster without an API server unless told otherwise."""
+        """Writes configuration and policies; free ports, a cluster without an API server unless told otherwise.
+
+        `doors` are further ones, and what the usual ones have besides their ports.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        ports = dict(zip(("grpc", "http", "authorizer"), free_ports(3), strict=True))
+        opened: dict[str, dict[str, Any]] = {"grpc": {}, "http": {}, "authorizer": {}, **(doors or {})}
+        ports = dict(zip(opened, free_ports(len(opened)), strict=True))
         settings = {
             "apiVersion": "exchanged.dev/v1alpha1",
             "kind": "Configuration",
             "issuer": f"https://127.0.0.1:{ports['http']}",
             "state": "state",
             "policies": "policies",
-            "doors": {name: {"listen": f"127.0.0.1:{port}"} for name, port in ports.items()},
+            "doors": {name: {"listen": f"127.0.0.1:{ports[name]}", **opened[name]} for name in opened},
             "issuers": issuers,
             "clusters": clusters or {"prod": {"mode": "authorizer", "server": "https://127.0.0.1:6443"}},
             **more,
@@ -82,6 +87,11 @@ class Daemon:
     def grpc(self) -> str:
         """Its gRPC door."""
         return f"127.0.0.1:{self.ports['grpc']}"
+
+    @property
+    def mtls(self) -> str:
+        """Its gRPC door for callers with a certificate."""
+        return f"localhost:{self.ports['mtls']}"
 
     def write(self) -> None:
         """Writes the configuration."""

@@ -10,8 +10,10 @@ from exchanged.cli import arguments, settings
 from exchanged.cli.output import Exit, Format, JsonOutput, Output, fail, show_faults, show_json, show_table, warn
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from exchanged.config import Configuration
-    from exchanged.model import Identity, RequestContext
+    from exchanged.model import Identity
 
 app = typer.Typer(help="Policies: check them, and explain what they decide. Offline.", no_args_is_help=True)
 CheckConfig = Annotated[
@@ -24,6 +26,7 @@ class Door(StrEnum):
     """By which door a request comes in."""
 
     GRPC = "grpc"
+    MTLS = "mtls"
     HTTP = "http"
 
 
@@ -61,7 +64,9 @@ def explain(
     ] = None,
     token_file: Annotated[Path | None, typer.Option(help="The subject token; only its claims are read.")] = None,
     claims: Annotated[str, typer.Option(help="The subject's claims as JSON, or @FILE, in place of a token.")] = "",
-    issuer: Annotated[str, typer.Option(help="Its issuer's configured name; found by `iss` without.")] = "",
+    issuer: Annotated[
+        str, typer.Option(help="Its issuer's configured name; found by `iss`, or a SPIFFE ID, without.")
+    ] = "",
     actor_token_file: Annotated[Path | None, typer.Option(help="The token of who acts for the subject.")] = None,
     actor_claims: Annotated[str, typer.Option(help="The actor's claims, in place of a token.")] = "",
     actor_issuer: Annotated[str, typer.Option(help="The actor's issuer.")] = "",
@@ -74,7 +79,12 @@ def explain(
     intent: Annotated[str, typer.Option(help="What the caller states it is about to do (stated.intent).")] = "",
     time: Annotated[str, typer.Option(help="When it is asked (request.time): 2026-11-25T06:30:00Z; now without.")] = "",
     source: Annotated[str, typer.Option(help="From which address it is asked (request.source).")] = "127.0.0.1",
-    door: Annotated[Door, typer.Option(help="By which door it is asked (request.door).")] = Door.GRPC,
+    door: Annotated[
+        Door | None, typer.Option(help="By which door it is asked (request.door); grpc, or mtls with a certificate.")
+    ] = None,
+    peer: Annotated[
+        str, typer.Option(help="The SPIFFE ID of the caller's certificate (request.peer); an X.509-SVID's own without.")
+    ] = "",
     output: Output = Format.TABLE,
 ) -> None:
     """Which policy would decide this token and request, and why the others would not. Exit code 1 if it is refused.
@@ -83,14 +93,11 @@ def explain(
     """
     from exchanged.cli import policy_explain
     from exchanged.cli.policy_files import read
-    from exchanged.model import ExchangeRequest, PresentedToken, RequestContext, RequestId
+    from exchanged.model import ExchangeRequest, RequestContext, RequestId
 
-    configuration = settings.load(config)
-    context = RequestContext(
-        request_id=RequestId("explained"), time=arguments.moment(time), source=source, door=door.value
-    )
+    configuration, now = settings.load(config), arguments.moment(time)
     request = ExchangeRequest(
-        subject_token=PresentedToken(text=""),
+        subject_token=None,
         subject_token_type="",
         audience=(cluster,) if cluster else (),
         scope=(scope,) if scope else (),
@@ -98,10 +105,13 @@ def explain(
         lifetime=arguments.lifetime(lifetime),
         intent=intent,
     )
-    subject = _party(configuration, context, token_file, claims, issuer, "")
+    subject = _party(configuration, now, token_file, claims, issuer, "")
     actor = None
     if actor_token_file or actor_claims or actor_issuer:
-        actor = _party(configuration, context, actor_token_file, actor_claims, actor_issuer, "actor-")
+        actor = _party(configuration, now, actor_token_file, actor_claims, actor_issuer, "actor-")
+    peer = _peer(peer, policy_explain.peer_of(configuration, subject), door)
+    door = door or (Door.MTLS if peer else Door.GRPC)
+    context = RequestContext(request_id=RequestId("explained"), time=now, source=source, door=door.value, peer=peer)
     files, modes = read(policies or configuration.policies), policy_explain.modes_of(configuration)
     told = policy_explain.explain(files, modes, subject, actor, request, context)
     for fault in told.faults:
@@ -126,7 +136,7 @@ def schema(output: JsonOutput = Format.JSON) -> None:
 
 def _party(
     configuration: "Configuration",
-    context: "RequestContext",
+    now: "datetime",
     token_file: Path | None,
     claims: str,
     issuer: str,
@@ -136,7 +146,28 @@ def _party(
     from exchanged.cli.policy_explain import identity
 
     found = _claims(token_file, claims, whose)
-    return identity(configuration, _issuer(found, issuer, configuration, whose), found, context)
+    name = _issuer(found, issuer, configuration, whose)
+    # A token is no certificate, whatever it says of itself.
+    svid = "jwt" if token_file else str(found.get("svid", "jwt"))
+    try:
+        return identity(configuration, name, found, now, svid=svid)
+    except ValueError as error:
+        fail(f"issuer {name}: {error}", Exit.USAGE)
+
+
+def _peer(given: str, own: str, door: Door | None) -> str:
+    """The SPIFFE ID of the caller's certificate; `own` is that of the subject where it is a certificate."""
+    from exchanged.spiffe_id import SpiffeId
+
+    try:
+        peer = str(SpiffeId.parse(given)) if given else own
+    except ValueError:
+        fail(f"--peer is a SPIFFE ID, such as spiffe://prod.example/ns/web/sa/deployer, and not {given!r}", Exit.USAGE)
+    if own and peer != own:
+        fail(f"the subject is the caller's certificate, so --peer is {own}", Exit.USAGE)
+    if peer and door not in {None, Door.MTLS}:
+        fail("certificates come by --door mtls", Exit.USAGE)
+    return peer
 
 
 def _claims(token_file: Path | None, text: str, whose: str) -> dict[str, Any]:
@@ -162,11 +193,14 @@ def _claims(token_file: Path | None, text: str, whose: str) -> dict[str, Any]:
 
 def _issuer(claims: dict[str, Any], given: str, configuration: "Configuration", whose: str) -> str:
     """The configured name of whose claims these are."""
+    from exchanged.cli.policy_explain import issuers_of
+
     listed = ", ".join(configuration.issuers)
     if given and given not in configuration.issuers:
         fail(f"no issuer is called {given!r}; the configuration has {listed}", Exit.USAGE)
-    names = [name for name, issuer in configuration.issuers.items() if issuer.issuer == claims.get("iss")]
+    names = issuers_of(configuration, claims)
     if not given and len(names) != 1:
-        what = f"iss {claims.get('iss')!r} is that of {', '.join(names) or 'no configured issuer'}"
+        found = ", ".join(names) or "no configured issuer"
+        what = f"iss {claims.get('iss')!r} and sub {claims.get('sub')!r} are of {found}"
         fail(f"{what}; give --{whose}issuer, one of {listed}", Exit.USAGE)
     return given or names[0]

@@ -6,10 +6,11 @@ from typing import Any
 
 from exchanged.authenticate.profiles import BY_NAME, KUBERNETES
 from exchanged.cli.policy_files import PolicyFiles
-from exchanged.config import Cluster, Configuration, OidcIssuer
+from exchanged.config import Cluster, Configuration, OidcIssuer, SpiffeIssuer
 from exchanged.model import Rule
 from exchanged.policy.classes import IMPERSONATE, NODES, RBAC, SECRETS, TOKENS, WILDCARD, breeding
 from exchanged.policy.compiled import CompiledParty, CompiledPolicy, CompiledScope
+from exchanged.spiffe_id import SpiffeId
 from exchanged.strict_yaml import Fault
 
 UNNAMED_VERBS = frozenset({"create", "deletecollection"})
@@ -54,6 +55,8 @@ def warn(policy: CompiledPolicy, configuration: Configuration | None) -> Iterato
         for index, party in enumerate(parties):
             for text in _party(party, configuration):
                 yield f"{policy.name}: {kind}[{index}]: {text}"
+    for text in _certificate(policy, configuration):
+        yield f"{policy.name}: requireCertificate: {text}"
     for scope in policy.scopes:
         for text in _scope(scope, configuration):
             yield f"{policy.name}/{scope.name}: {text}"
@@ -98,8 +101,13 @@ def _party(party: CompiledParty, configuration: Configuration | None) -> Iterato
     if issuer is None:
         yield f"issuer {party.issuer} is not configured"
         return
+    if isinstance(issuer, SpiffeIssuer):
+        yield from _of_domain(party, issuer.trust_domain)
+        return
     profile = BY_NAME[issuer.profile] if isinstance(issuer, OidcIssuer) else KUBERNETES
-    listed = {*party.shape, *(name for name, _ in party.others)}
+    if not all(isinstance(place, str) for place in party.shape):
+        yield f"path is for issuers of type spiffe, and {party.issuer} is of type {issuer.type}"
+    listed = {place for place in party.shape if isinstance(place, str)}.union(name for name, _ in party.others)
     if profile.used is not None:
         for name in sorted(listed - profile.usable):
             if not name.startswith(profile.prefix):
@@ -107,6 +115,40 @@ def _party(party: CompiledParty, configuration: Configuration | None) -> Iterato
     for name in sorted(listed & profile.names.keys()):
         if listed.isdisjoint(profile.names[name]):
             yield f"{name} is a name, and names can be taken over; match {' or '.join(profile.names[name])} too"
+
+
+def _of_domain(party: CompiledParty, domain: str) -> Iterator[str]:
+    """IDs of a trust domain that its issuer does not vouch for, and what is no ID at all."""
+    for value in sorted(_values(party, "trust_domain") - {domain}):
+        yield f"{party.issuer} is trust domain {domain}, not {value!r}; this matches nobody"
+    for value in sorted(_values(party, "sub")):
+        try:
+            spiffe_id = SpiffeId.parse(value)
+        except ValueError:
+            yield f"sub {value!r} is no SPIFFE ID; this matches nobody"
+            continue
+        if spiffe_id.trust_domain != domain or not spiffe_id.path:
+            yield f"sub {value} is no workload of trust domain {domain}, which {party.issuer} is; this matches nobody"
+
+
+def _values(party: CompiledParty, name: str) -> set[str]:
+    """Exact values of a claim that a party lists."""
+    listed = {value for other, values in party.others if other == name for value in values}
+    return listed.union(key[place] for place, each in enumerate(party.shape) if each == name for key in party.keys)
+
+
+def _certificate(policy: CompiledPolicy, configuration: Configuration | None) -> Iterator[str]:
+    """Why nobody could ever show the certificate that a policy demands."""
+    if configuration is None or not policy.requires_certificate:
+        return
+    if configuration.doors.mtls is None:
+        yield "there is no doors.mtls over which certificates could come; it will be refused"
+    for name in sorted({party.issuer for party in policy.subjects} & configuration.issuers.keys()):
+        issuer = configuration.issuers[name]
+        if not isinstance(issuer, SpiffeIssuer):
+            yield f"is for issuers of type spiffe, and {name} is of type {issuer.type}; its subjects will be refused"
+        elif "x509" not in issuer.svids:
+            yield f"{name} does not accept X.509-SVIDs; its subjects will be refused"
 
 
 def _scope(scope: CompiledScope, configuration: Configuration | None) -> Iterator[str]:

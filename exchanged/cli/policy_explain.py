@@ -7,9 +7,10 @@ from typing import Any
 
 from exchanged.authenticate.oidc import usable
 from exchanged.authenticate.profiles import BY_NAME, KUBERNETES
+from exchanged.authenticate.svid import claims_of
 from exchanged.cli.policy_files import PolicyFiles
 from exchanged.clusters import Clusters
-from exchanged.config import Configuration, OidcIssuer
+from exchanged.config import Configuration, OidcIssuer, SpiffeIssuer
 from exchanged.errors import ClusterUnavailable, ExchangeError
 from exchanged.keys.signing import KeyRing
 from exchanged.log import entries
@@ -30,6 +31,7 @@ from exchanged.policy.compiled import CompiledPolicy, CompiledScope
 from exchanged.policy.decide import Miss, Question, asked, decide, grant, judge
 from exchanged.policy.index import PolicySet
 from exchanged.ports import ClusterMode
+from exchanged.spiffe_id import SCHEME, SpiffeId
 from exchanged.strict_yaml import Fault
 
 Modes = Mapping[ClusterName, ClusterMode]
@@ -103,23 +105,54 @@ def modes_of(configuration: Configuration) -> Modes:
     return Clusters.build(settings, instance="", keys=keys, metrics=Metrics()).modes
 
 
-def identity(configuration: Configuration, issuer: str, claims: Claims, context: RequestContext) -> Identity:
-    """Who the issuer's authenticator would make of these claims, had it verified them."""
+def issuers_of(configuration: Configuration, claims: Claims) -> list[str]:
+    """The configured names of those whose these claims may be: by `iss`, an SVID's by the trust domain of `sub`."""
+    subject = str(claims.get("sub"))
+    return [
+        name
+        for name, issuer in configuration.issuers.items()
+        if (
+            subject.startswith(f"{SCHEME}{issuer.trust_domain}/")
+            if isinstance(issuer, SpiffeIssuer)
+            else issuer.issuer == claims.get("iss")
+        )
+    ]
+
+
+def identity(configuration: Configuration, issuer: str, claims: Claims, now: datetime, *, svid: str) -> Identity:
+    """Who the issuer's authenticator would make of these claims, had it verified them.
+
+    A SPIFFE issuer's are those of an SVID of kind `svid`: `jwt` or `x509`.
+
+    Raises:
+        ValueError: they cannot be those of an SVID; the message says why.
+    """
     settings = configuration.issuers[issuer]
+    matched, is_person, may_act = claims, False, None
     if isinstance(settings, OidcIssuer):
         matched, is_person, may_act = usable(claims, BY_NAME[settings.profile]), settings.person, claims.get("may_act")
+    elif isinstance(settings, SpiffeIssuer):
+        if svid not in {"jwt", "x509"}:
+            raise ValueError(f"svid {svid!r} is neither jwt nor x509")
+        matched = claims_of(_spiffe_id(claims, settings.trust_domain), svid, claims)
     else:
-        matched, is_person, may_act = usable(_flat(claims), KUBERNETES), False, None
+        matched = usable(_flat(claims), KUBERNETES)
     return Identity(
         issuer=IssuerName(issuer),
         subject=str(claims.get("sub", "")),
         kind=IdentityKind.PERSON if is_person else IdentityKind.WORKLOAD,
         claims=matched,
-        issued_at=context.time,
-        expires_at=context.time,
+        issued_at=now,
+        expires_at=now,
         token_digest=TokenDigest(b""),
         may_act=may_act if isinstance(may_act, dict) else None,
     )
+
+
+def peer_of(configuration: Configuration, subject: Identity) -> str:
+    """The SPIFFE ID of the certificate that a subject is; "" for one that is a token."""
+    spiffe = isinstance(configuration.issuers[subject.issuer], SpiffeIssuer)
+    return subject.subject if spiffe and subject.claims["svid"] == "x509" else ""
 
 
 def _verdicts(
@@ -166,6 +199,17 @@ def _plan(modes: Modes, allowed: Allowed) -> str:
 
 def _told(error: ExchangeError) -> str:
     return f"{error.reason}: {error.detail}" if error.detail else error.reason.value
+
+
+def _spiffe_id(claims: Claims, trust_domain: str) -> SpiffeId:
+    subject = claims.get("sub")
+    try:
+        spiffe_id = SpiffeId.parse(subject if isinstance(subject, str) else "")
+    except ValueError as error:
+        raise ValueError(f"sub {subject!r} is no SPIFFE ID: {SCHEME}{trust_domain}/…") from error
+    if spiffe_id.trust_domain != trust_domain or not spiffe_id.path:
+        raise ValueError(f"sub {subject!r} is no workload of trust domain {trust_domain}: {SCHEME}{trust_domain}/…")
+    return spiffe_id
 
 
 def _flat(claims: Claims) -> Claims:

@@ -14,6 +14,8 @@ PROJECTED = Path("/var/run/secrets/exchanged/token")
 """Where the documentation mounts a projected service account token."""
 GITLAB_VARIABLE = "EXCHANGED_ID_TOKEN"
 """The name that the documentation gives to a job's token under `id_tokens`."""
+SOCKET_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"
+"""Where the Workload API is (SPIFFE_Workload_Endpoint §4)."""
 GITHUB_SECONDS = 10
 
 
@@ -25,6 +27,8 @@ class Source(StrEnum):
     STDIN = "stdin"
     GITHUB = "github"
     GITLAB = "gitlab"
+    JWT_SVID = "jwt-svid"
+    X509_SVID = "x509-svid"
 
 
 class SourceError(Exception):
@@ -36,14 +40,20 @@ def default_audience(server: str) -> str:
     return f"https://{server.removesuffix(':443')}"
 
 
-def subject_token(source: Source, file: Path | None, audience: str) -> str:
-    """The token.
+def subject_token(source: Source, file: Path | None, audience: str, spiffe_id: str = "") -> str:
+    """The token; "" where the certificate of the connection is the proof.
 
     Raises:
         SourceError: with what to do about it.
     """
     if source is Source.AUTO:
         source = _found(file)
+    if source is Source.X509_SVID:
+        return ""
+    if source is Source.JWT_SVID:
+        from exchanged.cli.svid import jwt_svid
+
+        return jwt_svid(audience, spiffe_id)
     if source is Source.STDIN:
         return _text(sys.stdin.read(), "standard input")
     if source is Source.GITHUB:
@@ -58,7 +68,7 @@ def subject_token(source: Source, file: Path | None, audience: str) -> str:
 
 
 def _found(file: Path | None) -> Source:
-    """What this environment offers: a named file, GitHub Actions, GitLab, a mounted token, a pipe."""
+    """What this environment offers: a named file, GitHub Actions, GitLab, a mounted token, SPIFFE, a pipe."""
     if file is not None:
         return Source.FILE
     if "ACTIONS_ID_TOKEN_REQUEST_URL" in os.environ:
@@ -67,11 +77,14 @@ def _found(file: Path | None) -> Source:
         return Source.GITLAB
     if PROJECTED.exists():
         return Source.FILE
+    if SOCKET_VARIABLE in os.environ:
+        return Source.JWT_SVID
     if not sys.stdin.isatty():
         return Source.STDIN
     raise SourceError(
         "no subject token: give --subject-token-file, pipe one in, or run in GitHub Actions (permissions: id-token: "
-        f"write), in GitLab (id_tokens: {GITLAB_VARIABLE}) or in a pod with a token at {PROJECTED}"
+        f"write), in GitLab (id_tokens: {GITLAB_VARIABLE}), in a pod with a token at {PROJECTED}, or with a "
+        f"Workload API ({SOCKET_VARIABLE})"
     )
 
 

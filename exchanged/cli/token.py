@@ -16,6 +16,8 @@ from exchanged.cli.source import Source, SourceError, default_audience, subject_
 if TYPE_CHECKING:
     import grpc
 
+    from exchanged.cli.svid import X509
+
 
 app = typer.Typer(help="Exchange a proof of identity for a cluster token, from a shell.", no_args_is_help=True)
 
@@ -39,6 +41,7 @@ _CAUSES = (
     ),
     ("Hostname Verification", "its certificate is for other names; give --server one of those, or the right --ca"),
     ("ALPN", "that is no gRPC door; give --server the address of doors.grpc"),
+    ("Socket closed", "it hung up: it knows no authority of your certificate, wants one and got none, or is stopping"),
     ("Connection refused", "nothing listens there; is it running, and is --server right?"),
     ("hostname lookup", "there is no such host; is --server right?"),
 )
@@ -55,7 +58,8 @@ def get(
         Source,
         typer.Option(
             help="Where the subject token comes from; auto: --subject-token-file, GitHub Actions, GitLab's id_tokens "
-            "(EXCHANGED_ID_TOKEN), a pod's mounted token, standard input."
+            "(EXCHANGED_ID_TOKEN), a pod's mounted token, a JWT-SVID (SPIFFE_ENDPOINT_SOCKET), standard input. "
+            "x509-svid: none, the certificate of the connection says who it is for."
         ),
     ] = Source.AUTO,
     subject_token_file: Annotated[Path | None, typer.Option(help="A file with the subject token.")] = None,
@@ -69,6 +73,15 @@ def get(
             "and https://HOST where the port is 443.",
         ),
     ] = "",
+    certificate: Annotated[
+        bool,
+        typer.Option(
+            "--certificate",
+            help="Open the connection with the X.509-SVID from SPIFFE_ENDPOINT_SOCKET; --server is the door mtls. "
+            "Without --ca, its trust domain's bundle vouches for the server. Source x509-svid does so by itself.",
+        ),
+    ] = False,
+    spiffe_id: Annotated[str, typer.Option(help="Which SVID, where the Workload API has several.")] = "",
     details: Annotated[
         str,
         typer.Option(
@@ -87,22 +100,28 @@ def get(
 
     exchanged token get --server exchanged.example:443 --cluster prod --scope deploy-web/rollout
 
+    With a SPIFFE Workload API, as an X.509-SVID at the door mtls:
+
+    exchanged token get --server exchanged.example:8446 --source x509-svid --cluster prod --scope agents/pods
+
     In GitLab, give the job `id_tokens: {EXCHANGED_ID_TOKEN: {aud: …}}` with the daemon's audience.
     """
+    from exchanged.cli.svid import x509_svid
     from exchanged.v1 import exchange_pb2 as pb
 
     if output not in {"token", "json"}:
         fail("--output is token or json", Exit.USAGE)
     try:
-        subject = subject_token(source, subject_token_file, audience_of_subject or default_audience(server))
+        subject = subject_token(source, subject_token_file, audience_of_subject or default_audience(server), spiffe_id)
         actor = subject_token(Source.FILE, actor_token_file, "") if actor_token_file else ""
+        own = x509_svid(spiffe_id) if certificate or source is Source.X509_SVID else None
     except SourceError as error:
         fail(str(error), Exit.USAGE)
     request = pb.ExchangeRequest(
         audience=[cluster] if cluster else [],
         scope=scope,
         subject_token=subject,
-        subject_token_type=_TYPE,
+        subject_token_type=_TYPE if subject else "",
         actor_token=actor,
         actor_token_type=_TYPE if actor else "",
         authorization_details=[
@@ -112,7 +131,7 @@ def get(
     )
     if (asked := arguments.lifetime(lifetime)) is not None:
         request.requested_lifetime.FromTimedelta(asked)
-    reply = _called(server, ca, "Exchange", request)
+    reply = _called(server, ca, "Exchange", request, own)
     if output == "token":
         print(reply.access_token)
         return
@@ -149,7 +168,7 @@ def introspect(
         raise typer.Exit(Exit.REFUSED)
 
 
-def _called(server: str, ca: Path | None, method: str, request: Any) -> Any:
+def _called(server: str, ca: Path | None, method: str, request: Any, own: "X509 | None" = None) -> Any:
     """The reply of one call, or the end of the command with the refusal."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
@@ -157,7 +176,11 @@ def _called(server: str, ca: Path | None, method: str, request: Any) -> Any:
     from exchanged.v1 import exchange_pb2_grpc
 
     roots = _roots(ca)
-    with grpc.secure_channel(server, grpc.ssl_channel_credentials(roots)) as channel:
+    if own is None:
+        credentials = grpc.ssl_channel_credentials(roots)
+    else:
+        credentials = grpc.ssl_channel_credentials(roots or own.roots, own.key, own.chain)
+    with grpc.secure_channel(server, credentials) as channel:
         stub: exchange_pb2_grpc.TokenExchangeStub = exchange_pb2_grpc.TokenExchangeStub(channel)  # type: ignore[no-untyped-call] # generated
         try:
             return getattr(stub, method)(request, timeout=SECONDS)
