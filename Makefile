@@ -47,7 +47,7 @@ bench: $(VENV)/dev lab ## figures as ratios within one run, into build/bench.jso
 soak: $(VENV)/dev lab ## what takes longer
 	$(BIN)/pytest -m soak --timeout=7200
 
-generate: $(VENV)/dev ## exchanged/v1 from proto/
+generate: $(VENV)/dev ## what is generated from proto/
 	$(BIN)/python -m tests.generate
 
 lock: ## write requirements/ anew

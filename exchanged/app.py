@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exchanged import __version__
 from exchanged.background import steadily
@@ -35,9 +35,7 @@ from exchanged.readiness import Readiness
 from exchanged.refusals import Refusals
 from exchanged.served import Certificates
 from exchanged.store.sqlite import SqliteStore
-
-if TYPE_CHECKING:
-    from exchanged.authenticate.workload_api import WorkloadApi
+from exchanged.workload.client import WorkloadApi
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +102,11 @@ class Daemon:
             clock=now,
         )
         self.keys.load()
-        self.clusters = Clusters.build(configuration, instance=store.instance, keys=self.keys, metrics=self.metrics)
         self.workload_api = workload_api(configuration)
+        own = svid(configuration, self.workload_api)
+        self.clusters = Clusters.build(
+            configuration, instance=store.instance, keys=self.keys, metrics=self.metrics, svid=own
+        )
         self.issuers = Issuers.build(
             configuration, clusters=self.clusters, workload_api=self.workload_api, metrics=self.metrics, clock=now
         )
@@ -134,7 +135,7 @@ class Daemon:
         self.certificates = Certificates(
             configuration=configuration,
             authority=self.authority,
-            svid=svid(configuration, self.workload_api),
+            svid=own,
             metrics=self.metrics,
             clock=now,
         )
@@ -187,6 +188,7 @@ class Daemon:
         work: list[tuple[str, Callable[[], Awaitable[None]]]] = [
             *((f"issuer {authenticator.name}", authenticator.run) for authenticator in self.issuers.each),
             *((f"cluster {name}", mode.run) for name, mode in self.clusters.modes.items()),
+            *((f"certificate for {name}", shown.run) for name, shown in self.clusters.certificates.items()),
             ("policies", self.policies.run),
             ("endings", self.endings.run),
             ("issuers that left", self._end_of_unconfigured),
@@ -298,7 +300,7 @@ class Daemon:
             await asyncio.sleep(METRICS_SECONDS)
 
 
-def workload_api(configuration: Configuration) -> "WorkloadApi | None":
+def workload_api(configuration: Configuration) -> WorkloadApi | None:
     """The Workload API, where the configuration has one.
 
     Raises:
@@ -309,12 +311,10 @@ def workload_api(configuration: Configuration) -> "WorkloadApi | None":
     socket = configuration.workload_api.socket or os.environ.get("SPIFFE_ENDPOINT_SOCKET")
     if not socket:
         raise ValueError("workloadApi.socket is left out, and SPIFFE_ENDPOINT_SOCKET is not set")
-    from exchanged.authenticate.workload_api import WorkloadApi  # noqa: PLC0415 - 6 MiB, for those who use it
-
     return WorkloadApi(socket=socket, clock=now)
 
 
-def svid(configuration: Configuration, api: "WorkloadApi | None") -> SvidCertificate | None:
+def svid(configuration: Configuration, api: WorkloadApi | None) -> SvidCertificate | None:
     """The daemon's own SVID, where there is a Workload API."""
     if configuration.workload_api is None or api is None:
         return None

@@ -18,8 +18,8 @@ from exchanged.cluster.rights import reviews_tokens
 from exchanged.cluster.roles import WatchedRoles
 from exchanged.cluster.setup import audience, token_audience
 from exchanged.cluster.state import instance as instance_of
-from exchanged.config import Cluster, Configuration
-from exchanged.keys.certificates import Authority
+from exchanged.config import Cluster, Configuration, Credential
+from exchanged.keys.certificates import Authority, FileCertificate, ServingCertificate
 from exchanged.keys.signing import KeyRing
 from exchanged.metrics import Metrics
 from exchanged.model import ClusterName, ClusterTraits, Mode
@@ -35,16 +35,29 @@ class Clusters:
     modes: dict[ClusterName, ClusterMode] = field(default_factory=dict)
     apis: dict[ClusterName, KubernetesApi] = field(default_factory=dict)
     roles: dict[ClusterName, WatchedRoles] = field(default_factory=dict)
+    certificates: dict[ClusterName, ServingCertificate] = field(default_factory=dict)
+    """What the daemon shows some of them, instead of a token."""
 
     @classmethod
-    def build(cls, configuration: Configuration, *, instance: str, keys: KeyRing, metrics: Metrics) -> "Clusters":
-        """The clusters of a configuration."""
+    def build(
+        cls,
+        configuration: Configuration,
+        *,
+        instance: str,
+        keys: KeyRing,
+        metrics: Metrics,
+        svid: ServingCertificate | None = None,
+    ) -> "Clusters":
+        """The clusters of a configuration; `svid` is the daemon's own, where it has one."""
         clusters = cls()
         for text, settings in configuration.clusters.items():
             name = ClusterName(text)
             traits = traits_of(name, settings)
             if settings.credential is not None:
-                clusters.apis[name] = api_of(name, settings, partial(metrics.cluster_call, name))
+                certificate = client_certificate(settings.credential, svid)
+                if certificate is not None:
+                    clusters.certificates[name] = certificate
+                clusters.apis[name] = api_of(name, settings, partial(metrics.cluster_call, name), certificate)
             if traits.mode is Mode.AUTHORIZER:
                 clusters.modes[name] = AuthorizerMode(
                     traits=traits, keys=keys, issuer=configuration.issuer, audience=audience(configuration, name)
@@ -115,7 +128,26 @@ def traits_of(name: ClusterName, settings: Cluster) -> ClusterTraits:
     )
 
 
-def api_of(name: ClusterName, settings: Cluster, observe: Callable[[str], None]) -> KubernetesApi:
+def client_certificate(credential: Credential, svid: ServingCertificate | None) -> ServingCertificate | None:
+    """What the daemon shows a cluster, where it shows a certificate.
+
+    Raises:
+        OSError, ValueError: the files cannot be used, or there is no Workload API for an SVID.
+    """
+    if credential.tls is not None:
+        files = credential.tls
+        return FileCertificate(certificate=files.certificate, key=files.key, certificate_authority=None)
+    if credential.svid and svid is None:
+        raise ValueError("a credential of an SVID needs `workloadApi`")
+    return svid if credential.svid else None
+
+
+def api_of(
+    name: ClusterName,
+    settings: Cluster,
+    observe: Callable[[str], None],
+    certificate: ServingCertificate | None = None,
+) -> KubernetesApi:
     """The daemon's connection to a cluster.
 
     Raises:
@@ -128,12 +160,18 @@ def api_of(name: ClusterName, settings: Cluster, observe: Callable[[str], None])
         server=settings.server,
         certificate_authority=settings.certificate_authority,
         credential=settings.credential,
+        certificate=certificate,
         time_out=settings.time_out.total_seconds(),
         observe=observe,
     )
 
 
-async def checked(configuration: Configuration, name: ClusterName, clock: Callable[[], datetime]) -> list[Finding]:
+async def checked(
+    configuration: Configuration,
+    name: ClusterName,
+    clock: Callable[[], datetime],
+    svid: ServingCertificate | None = None,
+) -> list[Finding]:
     """What is wrong at a cluster, or wider than it looks: as the daemon, and in mode `authorizer` as its clients too.
 
     Raises:
@@ -144,7 +182,10 @@ async def checked(configuration: Configuration, name: ClusterName, clock: Callab
     if settings.mode == "authorizer":
         findings += [finding async for finding in is_asked(configuration, name, clock)]
     if settings.credential is not None:
-        api = api_of(name, settings, lambda _: None)
+        certificate = client_certificate(settings.credential, svid)
+        if certificate is not None:
+            await certificate.available()
+        api = api_of(name, settings, lambda _: None, certificate)
         instance = instance_of(configuration.state) if settings.mode == "bindings" else ""
         reviewing = reviews_tokens(configuration, name)
         try:

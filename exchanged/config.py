@@ -205,11 +205,16 @@ class WorkloadApi(Settings):
 
 
 class Credential(Settings):
-    """The daemon's own credential at a cluster: a token file that is read again, or a kubeconfig."""
+    """The daemon's own credential at a cluster: a token file that is read again, a kubeconfig, or a client certificate.
+
+    The certificate is the daemon's own X.509-SVID (`svid`), or in files that are read again when they change (`tls`).
+    """
 
     token_file: Path | None = None
     kubeconfig: Path | None = None
     context: str | None = None
+    tls: Tls | None = None
+    svid: StrictBool = False
 
 
 BreedingClass = Literal["workloads", "secrets", "exec", "tokens", "rbac", "impersonate", "wildcard", "nodes"]

@@ -34,7 +34,11 @@ def contradictions(document: object) -> Iterator[Contradiction]:
             yield ("clusters", name, "mode"), "mode authorizer needs doors.authorizer, where its API server asks"
     for name, issuer in issuers.items():
         yield from _issuer(("issuers", name), _mapping(issuer), clusters)
-    yield from _spiffe(doors, issuers, workload_api=top.get("workloadApi") is not None)
+    workload_api = top.get("workloadApi") is not None
+    yield from _trust_domains(issuers, workload_api=workload_api)
+    yield from _svids(doors, clusters, workload_api=workload_api)
+    if doors.get("mtls") is not None and not any(_accepts_x509(_mapping(issuer)) for issuer in issuers.values()):
+        yield ("doors", "mtls"), "nobody can come in: no issuer of type spiffe accepts X.509-SVIDs"
     yield from _audiences(top, issuers, clusters)
 
 
@@ -97,8 +101,9 @@ def _cluster(where: Path, name: str, cluster: Plain) -> Iterator[Contradiction]:
 
 
 def _credential(where: Path, credential: Plain) -> Iterator[Contradiction]:
-    if (credential.get("tokenFile") is None) == (credential.get("kubeconfig") is None):
-        yield where, "give exactly one of tokenFile and kubeconfig"
+    given = [key for key in ("tokenFile", "kubeconfig", "tls", "svid") if credential.get(key)]
+    if len(given) != 1:
+        yield where, "give exactly one of tokenFile, kubeconfig, tls and svid: true"
     elif credential.get("context") is not None and credential.get("kubeconfig") is None:
         yield (*where, "context"), "is one of a kubeconfig, and there is none"
 
@@ -121,37 +126,42 @@ def _issuer(where: Path, issuer: Plain, clusters: Plain) -> Iterator[Contradicti
         yield (*where, "cluster"), what
 
 
-def _spiffe(doors: Plain, issuers: Plain, *, workload_api: bool) -> Iterator[Contradiction]:
+def _trust_domains(issuers: Plain, *, workload_api: bool) -> Iterator[Contradiction]:
     domains: dict[str, str] = {}
     for name, plain in issuers.items():
-        issuer, bundle = _mapping(plain), _mapping(_mapping(plain).get("bundle"))
+        issuer = _mapping(plain)
         if issuer.get("type") != "spiffe":
             continue
-        file, endpoint = bundle.get("file"), bundle.get("endpoint")
-        if file is not None and endpoint is not None:
-            yield ("issuers", name, "bundle", "file"), "give file or endpoint, not both"
-        if file is None and endpoint is None and not workload_api:
-            yield (
-                ("issuers", name),
-                "its bundle comes from the Workload API: give workloadApi, or bundle.file or .endpoint",
-            )
-        if bundle.get("certificateAuthority") is not None and endpoint is None:
-            yield ("issuers", name, "bundle", "certificateAuthority"), "is of an endpoint, and there is none"
+        yield from _bundle(("issuers", name), _mapping(issuer.get("bundle")), workload_api=workload_api)
         other = domains.setdefault(_text(issuer.get("trustDomain")), name)
         if other != name and issuer.get("trustDomain"):
             yield ("issuers", name, "trustDomain"), f"is that of issuers.{other}; a trust domain is one issuer"
-    for name, plain in doors.items():
-        door = _mapping(plain)
-        if door.get("svid") is not True:
+
+
+def _bundle(where: Path, bundle: Plain, *, workload_api: bool) -> Iterator[Contradiction]:
+    file, endpoint = bundle.get("file"), bundle.get("endpoint")
+    if file is not None and endpoint is not None:
+        yield (*where, "bundle", "file"), "give file or endpoint, not both"
+    if file is None and endpoint is None and not workload_api:
+        yield where, "its bundle comes from the Workload API: give workloadApi, or bundle.file or bundle.endpoint"
+    if bundle.get("certificateAuthority") is not None and endpoint is None:
+        yield (*where, "bundle", "certificateAuthority"), "is of an endpoint, and there is none"
+
+
+def _svids(doors: Plain, clusters: Plain, *, workload_api: bool) -> Iterator[Contradiction]:
+    """Whoever is to show the daemon's own SVID."""
+    users: dict[Path, Plain] = {("doors", name): _mapping(door) for name, door in doors.items()}
+    for name, cluster in clusters.items():
+        users["clusters", name, "credential"] = _mapping(_mapping(cluster).get("credential"))
+    for where, user in users.items():
+        if user.get("svid") is not True:
             continue
         if not workload_api:
-            yield ("doors", name, "svid"), "an SVID comes from the Workload API: give workloadApi"
-        if door.get("tls") is not None:
-            yield ("doors", name, "tls"), "tls and svid: true exclude each other; take one away"
-        if door.get("plaintext") is True:
-            yield ("doors", name, "svid"), "plaintext: true and svid: true exclude each other; take one away"
-    if doors.get("mtls") is not None and not any(_accepts_x509(_mapping(issuer)) for issuer in issuers.values()):
-        yield ("doors", "mtls"), "nobody can come in: no issuer of type spiffe accepts X.509-SVIDs"
+            yield (*where, "svid"), "an SVID comes from the Workload API: give workloadApi"
+        if user.get("plaintext") is True:
+            yield (*where, "svid"), "plaintext: true and svid: true exclude each other; take one away"
+        if user.get("tls") is not None and where[0] == "doors":
+            yield (*where, "tls"), "tls and svid: true exclude each other; take one away"
 
 
 def _accepts_x509(issuer: Plain) -> bool:

@@ -19,6 +19,7 @@ QUICKEST_REFRESH, SLOWEST_REFRESH = timedelta(seconds=5), timedelta(hours=1)
 """What is made of hints beyond: a hint of weeks would keep a withdrawn key for as long."""
 
 Authorities = tuple[x509.Certificate, ...]
+Revocations = tuple[x509.CertificateRevocationList, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,11 +27,13 @@ class Bundle:
     """The keys of one trust domain; None of a kind that is not known now, empty of one that it does not have.
 
     Attributes:
+        revocations: lists that may revoke certificates below these authorities.
         refresh_hint: how often its publisher wants to be asked.
     """
 
     authorities: Authorities | None
     jwt_keys: tuple[VerificationKey, ...] | None
+    revocations: Revocations = ()
     refresh_hint: timedelta | None = None
 
     @property

@@ -68,15 +68,15 @@ class SpiffeAuthenticator:
         """See `CertificateAuthenticator.authenticate_certificate`."""
         if "x509" not in self._svids:
             raise TokenRefused(Reason.CERTIFICATE_INVALID, f"issuer {self.name} does not accept X.509-SVIDs")
-        authorities = _authorities(await self._bundle.get(), self.trust_domain)
+        bundle = await self._bundle.get()
         try:
-            chain.check(authorities, now)
+            self._check(chain, bundle, now)
         except TokenRefused:
             # Its authority may be newer than what is known here.
             newer = await self._bundle.again()
-            if newer is None or newer.authorities is None or newer.authorities is authorities:
+            if newer is None or newer.authorities is bundle.authorities:
                 raise
-            chain.check(newer.authorities, now)
+            self._check(chain, newer, now)
         return Identity(
             issuer=self.name,
             subject=str(chain.spiffe_id),
@@ -112,6 +112,11 @@ class SpiffeAuthenticator:
         newer = await self._bundle.again()
         return with_id(newer.jwt_keys or (), kid) if newer is not None else ()
 
+    def _check(self, chain: SvidChain, bundle: Bundle, now: datetime) -> None:
+        if bundle.authorities is None:
+            raise _unavailable(self.trust_domain, "X.509")
+        chain.check(bundle.authorities, bundle.revocations, now)
+
     def _own(self, subject: object) -> SpiffeId:
         """The ID of a workload *of this trust domain*: a key vouches for nobody else's (JWT-SVID §3.1)."""
         try:
@@ -121,12 +126,6 @@ class SpiffeAuthenticator:
         if spiffe_id.trust_domain != self.trust_domain or not spiffe_id.path:
             raise TokenRefused(Reason.TOKEN_CLAIMS, "sub is no workload of this trust domain", verified=True)
         return spiffe_id
-
-
-def _authorities(bundle: Bundle, trust_domain: str) -> Authorities:
-    if bundle.authorities is None:
-        raise _unavailable(trust_domain, "X.509")
-    return bundle.authorities
 
 
 def _unavailable(trust_domain: str, kind: str) -> KeysUnavailable:

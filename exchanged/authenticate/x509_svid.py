@@ -8,6 +8,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from itertools import pairwise
 from typing import TypeVar
 
 from cryptography import x509
@@ -15,7 +16,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from exchanged.authenticate.bundles import Authorities
+from exchanged.authenticate.bundles import Authorities, Revocations
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.authenticate.svid import claims_of
 from exchanged.errors import Reason
@@ -41,25 +42,32 @@ class SvidChain:
     others: list[x509.Certificate]
     claims: Claims
     digest: TokenDigest
-    _verified: tuple[Authorities, datetime, datetime] | None = field(default=None, init=False)
+    _verified: tuple[Authorities, Revocations, datetime, datetime] | None = field(default=None, init=False)
     """By whom it was verified last, and from when to when that holds."""
 
-    def check(self, authorities: Authorities, now: datetime) -> None:
-        """A path leads to one of these authorities, now (X509-SVID §5.1).
+    def check(self, authorities: Authorities, revocations: Revocations, now: datetime) -> None:
+        """A path leads to one of these authorities, now (X509-SVID §5.1), and nothing on it is revoked.
 
         Args:
             authorities: of the leaf's own trust domain.
+            revocations: lists of whomever; those count that the issuer of a certificate on the path has signed.
             now: aware UTC.
 
         Raises:
             TokenRefused: none does.
         """
-        known = self._verified
-        if known is None or known[0] is not authorities or not known[1] <= now <= known[2]:
-            self._verified = (authorities, *self._path(authorities, now))
+        match self._verified:
+            case (known, lists, begins, ends) if (
+                known is authorities and lists is revocations and begins <= now <= ends
+            ):
+                return
+        path = self._path(authorities, now)
+        _check_revocations(path, revocations)
+        begins, ends = max(each.not_valid_before_utc for each in path), min(each.not_valid_after_utc for each in path)
+        self._verified = (authorities, revocations, begins, ends)
 
-    def _path(self, authorities: Authorities, now: datetime) -> tuple[datetime, datetime]:
-        """From when to when each certificate of a path is valid."""
+    def _path(self, authorities: Authorities, now: datetime) -> list[x509.Certificate]:
+        """From the leaf to an authority."""
         begins, ends = self.leaf.not_valid_before_utc, self.leaf.not_valid_after_utc
         if not begins <= now <= ends:
             reason = Reason.CERTIFICATE_INVALID if now < begins else Reason.CERTIFICATE_EXPIRED
@@ -82,7 +90,7 @@ class SvidChain:
             raise _invalid(f"not of trust domain {self.spiffe_id.trust_domain}: {said}") from error
         for position, signing in enumerate(path[1:], 1):
             _check_signing(signing, is_root=position == len(path) - 1)
-        return max(each.not_valid_before_utc for each in path), min(each.not_valid_after_utc for each in path)
+        return path
 
 
 def read(presented: PresentedCertificate) -> SvidChain:
@@ -146,6 +154,17 @@ def _check_signing(signing: x509.Certificate, *, is_root: bool) -> None:
     for uri in uris:
         if uri.startswith("spiffe://") and uri.removeprefix("spiffe://").rstrip("/").count("/"):
             raise _invalid("what signs the certificate has a workload's ID")
+
+
+def _check_revocations(path: list[x509.Certificate], revocations: Revocations) -> None:
+    for certificate, issuer in pairwise(path):
+        for revoked in revocations:
+            if (
+                revoked.issuer == issuer.subject
+                and revoked.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None
+                and revoked.is_signature_valid(issuer.public_key())  # type: ignore[arg-type] # of whatever kind
+            ):
+                raise _invalid(f"certificate {certificate.serial_number:x} is revoked")
 
 
 def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Target clusters: set up, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The cluster's name in the configuration.")]
+SVID_SECONDS = 30
+"""For the Workload API to give an SVID, and the cluster to be looked at with it."""
 
 
 @app.command()
@@ -94,11 +96,21 @@ def check(name: Name, config: settings.ConfigFile = Path("exchanged.yaml"), outp
 
 
 async def _checked(configuration: "Configuration", name: str) -> list[Any]:
-    from exchanged.app import now
+    from exchanged.app import now, svid, workload_api
     from exchanged.clusters import checked
     from exchanged.model import ClusterName
 
-    return await checked(configuration, ClusterName(name), now)
+    credential = configuration.clusters[name].credential
+    if credential is None or not credential.svid:
+        return await checked(configuration, ClusterName(name), now)
+    api = workload_api(configuration)
+    following = asyncio.create_task(api.run()) if api is not None else None
+    try:
+        async with asyncio.timeout(SVID_SECONDS):
+            return await checked(configuration, ClusterName(name), now, svid(configuration, api))
+    finally:
+        if following is not None:
+            following.cancel()
 
 
 @app.command("client-certificate")

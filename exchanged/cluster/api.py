@@ -6,6 +6,7 @@ models cost more than the calls themselves.
 
 import asyncio
 import json
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from kubernetes.aio.config import ConfigException, load_kube_config
 from exchanged.authenticate.kubernetes import TokenReview
 from exchanged.config import Credential
 from exchanged.errors import ClusterUnavailable, Reason
+from exchanged.keys.certificates import CertificatePair, ServingCertificate, load_pair
 from exchanged.model import ClusterName, PresentedToken
 
 CREDENTIAL_SECONDS = 30.0
@@ -55,6 +57,7 @@ class KubernetesApi:
         server: str,
         certificate_authority: Path | None,
         credential: Credential,
+        certificate: ServingCertificate | None = None,
         time_out: float,
         observe: Callable[[str], None],
     ) -> None:
@@ -62,6 +65,8 @@ class KubernetesApi:
         self._server = server
         self._certificate_authority = certificate_authority
         self._credential = credential
+        self._certificate = certificate
+        self._shown: CertificatePair | None = None
         self._time_out = time_out
         self._observe = observe
         self._fresh: tuple[Configuration, RESTClientObject] | None = None
@@ -160,6 +165,7 @@ class KubernetesApi:
                 configuration = await self._configured()
                 same = before is not None and _connection(configuration) == _connection(before[0])
                 rest = before[1] if before is not None and same else RESTClientObject(configuration)
+                self._show(rest.ssl_context, anew=not same)
             except _NO_CREDENTIAL as error:
                 # Of the error its kind alone: parts of a file that holds a token may be in its text.
                 raise self._unavailable(f"its own credential cannot be read: {type(error).__name__}") from error
@@ -182,14 +188,21 @@ class KubernetesApi:
                 context=self._credential.context,
                 client_configuration=configuration,
             )
-        elif self._credential.token_file is not None:
-            token = self._credential.token_file.read_text(encoding="utf-8").strip()
+        else:
             configuration.host = self._server
-            configuration.api_key = {"BearerToken": f"Bearer {token}"}
+            if self._credential.token_file is not None:
+                token = self._credential.token_file.read_text(encoding="utf-8").strip()
+                configuration.api_key = {"BearerToken": f"Bearer {token}"}
             if self._certificate_authority is not None:
                 configuration.ssl_ca_cert = str(self._certificate_authority)
         configuration.proxy = configuration.proxy or _proxy_to(configuration.host)
         return configuration
+
+    def _show(self, context: ssl.SSLContext, *, anew: bool) -> None:
+        """New connections show the certificate that is current; those that are there stay."""
+        if self._certificate is not None and (anew or self._certificate.current() is not self._shown):
+            self._shown = self._certificate.current()
+            load_pair(context, self._shown)
 
     def _refuse(self, status: int, method: str, path: str, answer: JsonObject) -> None:
         message = str(answer.get("message", ""))[:500]
