@@ -32,6 +32,7 @@ from tests.lab.build import LOAD, built
 from tests.lab.cluster import Cluster
 from tests.lab.worlds import POD_READER, World, world
 from tests.policies import for_repository, reading
+from tests.spiffe.pki import TrustDomain
 
 SERVER_CORE, CLIENT_CORE = "0", "1"
 PINNED = (
@@ -46,6 +47,8 @@ TARGETS: dict[str, tuple[str, float]] = {
     "in_process_over_floor": (">=", 0.16),
     "unary_over_empty_rpc": (">=", 0.4),
     "http_over_floor": (">=", 0.12),
+    "jwt_svid_over_floor": (">=", 0.2),
+    "mtls_kept_over_unary": (">=", 0.9),
     "decide_100k_over_100": ("<=", 1.5),
     "bindings_grant_over_bare": ("<=", 4),
     "bindings_grants_per_s": (">=", 60),
@@ -70,6 +73,7 @@ def main() -> int:
         folder = Path(scratch)
         _in_process(figures, folder)
         _doors(figures, folder, load)
+        _mutual(figures, folder, load)
         _clusters(figures, folder, load)
         _many_policies(figures, folder)
     (build / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -78,8 +82,8 @@ def main() -> int:
 
 
 def _in_process(figures: dict[str, float], folder: Path) -> None:
-    _say("the crypto floor, the exchange in process, decisions among 100 and 100,000 policies")
-    figures |= _measured(folder, "rates", "decide")
+    _say("the crypto floors, the exchange in process, decisions among 100 and 100,000 policies")
+    figures |= _measured(folder, "rates", "svid", "decide")
 
 
 def _measured(folder: Path, *what: str) -> dict[str, float]:
@@ -107,6 +111,44 @@ def _doors(figures: dict[str, float], folder: Path, load: Path) -> None:
             _http(figures, folder, daemon, issuer, call)
             _authorizer(figures, daemon, issuer, call)
             figures["rss_mib"] = _peak_rss(daemon)
+        finally:
+            daemon.kill()
+
+
+def _mutual(figures: dict[str, float], folder: Path, load: Path) -> None:
+    """X.509-SVIDs over connections that are kept, in turns with tokens over TLS; and a connection for each exchange."""
+    _say("mutual TLS: kept connections, and new ones")
+    domain = TrustDomain("prod.example")
+    bundle = folder / "bundle.json"
+    bundle.write_text(json.dumps(domain.bundle()))
+    svid = domain.svid("/agent").write(folder, "agent")
+    with FakeIssuer.served(folder / "other-issuer") as issuer:
+        mesh = {"type": "spiffe", "trustDomain": domain.name, "bundle": {"file": str(bundle)}}
+        agents = reading("agents", subjects=[{"issuer": "mesh", "path": "/agent"}])
+        daemon = Daemon.make(
+            folder / "mutual",
+            issuers={"github": issuer.settings(profile="github", maxLifetime="2h"), "mesh": mesh},
+            clusters={"prod": CLUSTER},
+            policies={"agents.yaml": agents, **{f"{number}.yaml": for_repository(number) for number in range(100)}},
+            doors={"mtls": {}},
+            limits={**LIMITS, "liveGrantsPerSubject": 1_000_000},
+        )
+        try:
+            daemon.start(prefix=(*PINNED, SERVER_CORE))
+            daemon.wait_ready()
+            call = _caller(load, folder, daemon)
+            tokens = [_message(issuer, number).SerializeToString() for number in range(EXCHANGES)]
+            bare = [pb.ExchangeRequest(audience=["prod"], scope="agents/pods").SerializeToString()] * EXCHANGES
+            mutual = f"127.0.0.1:{daemon.ports['mtls']}"
+            method, pair = "/exchanged.v1.TokenExchange/Exchange", tuple(map(str, svid))
+            unary, kept = [], []
+            for turn in range(TURNS):
+                unary.append(call("grpc", daemon.grpc, method, tokens[turn::TURNS], 64))
+                kept.append(call("grpc", mutual, method, bare[turn::TURNS], 64, *pair))
+            figures["mtls_kept_per_s"] = _rate(kept)
+            figures["mtls_kept_over_unary"] = _rate(kept) / _rate(unary)
+            new = call("calls", mutual, method, bare[: EXCHANGES // 8], 16, *pair)
+            figures["mtls_new_connections_per_s"] = new["per_s"]
         finally:
             daemon.kill()
 

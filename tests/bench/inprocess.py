@@ -8,8 +8,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from exchanged.app import keep_what_is_there
+from exchanged.authenticate.bundles import Bundle, bundle_of
 from exchanged.authenticate.candidates import Authenticators
-from exchanged.authenticate.jws import Expected
+from exchanged.authenticate.fetched import Fetched
+from exchanged.authenticate.jws import Accepted, Expected
 from exchanged.authenticate.keysets import KeySet
 from exchanged.authenticate.oidc import OidcAuthenticator
 from exchanged.authenticate.profiles import GITHUB
+from exchanged.authenticate.spiffe import SpiffeAuthenticator
 from exchanged.cluster.authorizer import AuthorizerMode
 from exchanged.ending.endings import Endings
 from exchanged.exchange import Exchanger
@@ -43,12 +47,13 @@ from exchanged.policy.compiled import Compiler
 from exchanged.policy.decide import decide
 from exchanged.policy.index import PolicySet
 from exchanged.policy.load import load_text
-from exchanged.ports import Bounds
+from exchanged.ports import Authenticator, Bounds
 from exchanged.refusals import Refusals
 from exchanged.store.sqlite import SqliteStore
 from tests.grants import identity
-from tests.issuers import FakeIssuer, key
+from tests.issuers import AUDIENCE, FakeIssuer, Kind, key
 from tests.policies import for_repository
+from tests.spiffe.pki import TrustDomain
 
 IN_FLIGHT = 64
 TURNS = 8
@@ -71,15 +76,20 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def floor() -> Callable[[], None]:
-    """Verify RS256 and sign ES256, by the cryptography library alone."""
-    private, signer, message = key("RSA"), key("EC"), b"m" * 1_000
-    assert isinstance(private, rsa.RSAPrivateKey)
+def floor(kind: Kind = "RSA") -> Callable[[], None]:
+    """Verify RS256, or ES256, and sign ES256, by the cryptography library alone."""
+    private, signer, message, sha256 = key(kind), key("EC"), b"m" * 1_000, hashes.SHA256()
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
-    signature, public = private.sign(message, padding.PKCS1v15(), hashes.SHA256()), private.public_key()
+    verify: Callable[[], None]
+    if isinstance(private, rsa.RSAPrivateKey):
+        rsa_signature, rsa_key = private.sign(message, padding.PKCS1v15(), sha256), private.public_key()
+        verify = partial(rsa_key.verify, rsa_signature, message, padding.PKCS1v15(), sha256)
+    else:
+        signature, public = private.sign(message, ec.ECDSA(sha256)), private.public_key()
+        verify = partial(public.verify, signature, message, ec.ECDSA(sha256))
 
     def pair() -> None:
-        public.verify(signature, message, padding.PKCS1v15(), hashes.SHA256())
+        verify()
         signer.sign(message, ec.ECDSA(hashes.SHA256()))
 
     return pair
@@ -117,23 +127,48 @@ class Policies:
         self.current = current
 
 
-def policy_set(count: int) -> PolicySet:
-    """Policies of one issuer and one owner, each for a repository of its own."""
+def policy_set(count: int, text_of: Callable[[int], str] = for_repository) -> PolicySet:
+    """Policies of one issuer and one owner, each for a repository, or a workload, of its own."""
     compiler = Compiler()
     policies = PolicySet(compiler.conditions)
     for number in range(count):
-        (policy,) = load_text(for_repository(number), f"{number}.yaml", compiler)
+        (policy,) = load_text(text_of(number), f"{number}.yaml", compiler)
         policies.put(policy)
     return policies
 
 
-async def rates(folder: Path) -> tuple[float, float]:
-    """Pairs of the floor a second; and exchanges, all in, with the store on disk, at 64 in flight."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """Who shows tokens, whose keys verify them, and the floor of the same algorithms."""
+
+    authenticator: Authenticator
+    policies: PolicySet
+    tokens: list[str]
+    floor: Callable[[], None]
+
+
+def of_github() -> Case:
+    """RS256 in."""
     issuer = FakeIssuer("https://ci.example")
     tokens = [
         issuer.github_token(repository_id=str(n % 100), sub=f"repo:acme/{n % SUBJECTS}", exp=int(time.time()) + 600)
         for n in range(TURNS * EXCHANGES_A_TURN)
     ]
+    return Case(_github(issuer), policy_set(100), tokens, floor())
+
+
+def of_spiffe() -> Case:
+    """ES256 in, from a trust domain."""
+    domain = TrustDomain("prod.example")
+    tokens = [
+        domain.jwt(f"/{n % 100}/{n % SUBJECTS}", lifetime=timedelta(minutes=10))
+        for n in range(TURNS * EXCHANGES_A_TURN)
+    ]
+    return Case(_spiffe(domain), policy_set(100, of_workload), tokens, floor("EC"))
+
+
+async def rates(folder: Path, case: Case) -> tuple[float, float]:
+    """Pairs of the floor a second; and exchanges, all in, with the store on disk, at 64 in flight."""
     store = SqliteStore.open(folder / "state")
     ring = KeyRing(
         folder=folder / "keys",
@@ -145,8 +180,8 @@ async def rates(folder: Path) -> tuple[float, float]:
     ring.load()
     modes = {CLUSTER: AuthorizerMode(traits=TRAITS, keys=ring, issuer="https://x.example", audience="a")}
     exchanger = Exchanger(
-        authenticators=Authenticators(authenticators=[_authenticator(issuer)], own_issuer="https://x.example"),
-        policies=Policies(policy_set(100)),
+        authenticators=Authenticators(authenticators=[case.authenticator], own_issuer="https://x.example"),
+        policies=Policies(case.policies),
         clusters=modes,
         store=store,
         endings=Endings(store=store, clusters=modes, clock=now),
@@ -159,7 +194,7 @@ async def rates(folder: Path) -> tuple[float, float]:
 
     async def one(number: int) -> None:
         request = ExchangeRequest(
-            subject_token=PresentedToken(text=tokens[number]),
+            subject_token=PresentedToken(text=case.tokens[number]),
             subject_token_type=TokenType.JWT,
             audience=(CLUSTER,),
             scope=(f"repository-{number % 100}/rollout",),
@@ -168,7 +203,7 @@ async def rates(folder: Path) -> tuple[float, float]:
         await exchanger.exchange(request, context)
 
     keep_what_is_there()
-    pair, of_floor, of_exchanges = floor(), 0.0, 0.0
+    pair, of_floor, of_exchanges = case.floor, 0.0, 0.0
     _seconds(pair, PAIRS_A_TURN)
     for turn in range(TURNS):
         of_floor += _seconds(pair, PAIRS_A_TURN)
@@ -189,7 +224,43 @@ async def _in_flight(work: Callable[[int], Awaitable[None]], which: range) -> fl
     return time.perf_counter() - began
 
 
-def _authenticator(issuer: FakeIssuer) -> OidcAuthenticator:
+def of_workload(number: int) -> str:
+    """The same policy for workloads of one path."""
+    text = for_repository(number).replace("issuer: github", "issuer: mesh")
+    claims = (
+        f'claims: {{repository_owner_id: "42", repository_id: "{number}"}}\n    when: claims.ref == "refs/heads/main"'
+    )
+    return text.replace(claims, f"path: /{number}/*")
+
+
+def _spiffe(domain: TrustDomain) -> SpiffeAuthenticator:
+    algorithms = frozenset({"RS256", "ES256"})
+
+    async def fetch() -> Bundle:
+        return bundle_of(domain.bundle(), algorithms)
+
+    return SpiffeAuthenticator(
+        name=IssuerName("mesh"),
+        trust_domain=domain.name,
+        accepted=Accepted(
+            audience=AUDIENCE,
+            allow_several_audiences=False,
+            algorithms=algorithms,
+            max_lifetime=timedelta(hours=1),
+            leeway=timedelta(seconds=30),
+        ),
+        svids=frozenset({"jwt"}),
+        bundle=Fetched(
+            fetch=fetch,
+            refresh=lambda _: timedelta(minutes=10),
+            stale_limit=timedelta(hours=1),
+            clock=now,
+            on_fetch=lambda _: None,
+        ),
+    )
+
+
+def _github(issuer: FakeIssuer) -> OidcAuthenticator:
     algorithms = frozenset({"RS256", "ES256"})
     return OidcAuthenticator(
         name=IssuerName("github"),
@@ -239,14 +310,21 @@ def decision_seconds(count: int) -> tuple[float, float]:
     return statistics.median(exact), statistics.median(bare)
 
 
+def _run(case: Case) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder:
+        return uvloop.run(rates(Path(folder), case))
+
+
 def main() -> None:
     """Prints the figures as JSON."""
     os.sched_setaffinity(0, {int(sys.argv[1])})
     figures: dict[str, float] = {}
     if "rates" in sys.argv:
-        with tempfile.TemporaryDirectory(dir=sys.argv[2]) as folder:
-            figures["floor_per_s"], figures["in_process_per_s"] = uvloop.run(rates(Path(folder)))
-        figures["in_process_over_floor"] = figures["in_process_per_s"] / figures["floor_per_s"]
+        floor_per_s, per_s = _run(of_github())
+        figures |= {"floor_per_s": floor_per_s, "in_process_per_s": per_s, "in_process_over_floor": per_s / floor_per_s}
+    if "svid" in sys.argv:
+        floor_per_s, per_s = _run(of_spiffe())
+        figures |= {"jwt_svid_per_s": per_s, "jwt_svid_over_floor": per_s / floor_per_s}
     if "decide" in sys.argv:
         few, many = decision_seconds(100), decision_seconds(100_000)
         figures |= {"decide_100_us": few[0] * 1e6, "decide_100_bare_us": few[1] * 1e6}
