@@ -1,7 +1,12 @@
-"""Policies for tests and the demo, as files."""
+"""Policies for tests and the demo, as files, and a workload to hold against them."""
 
 import json
 from typing import Any
+
+from exchanged.authenticate.svid import claims_of
+from exchanged.model import Identity, IssuerName
+from exchanged.spiffe_id import SpiffeId
+from tests.grants import identity
 
 
 def policy(policy_name: str, /, *, subjects: list[dict[str, Any]] | None = None, **scope: Any) -> str:
@@ -41,6 +46,14 @@ def reading(policy_name: str = "read-pods", /, **scope: Any) -> str:
     """A policy that lets the same job read pods."""
     rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
     return policy(policy_name, **({"name": "pods", "rules": rules, "acknowledge": None, "workloads": None} | scope))
+
+
+def workload(path: str = "/ns/web/sa/deployer", /, kind: str = "jwt", **changes: Any) -> Identity:
+    """A workload of trust domain prod.example, by an SVID of its own."""
+    spiffe_id = SpiffeId.parse(f"spiffe://prod.example{path}")
+    claims = claims_of(spiffe_id, kind, {})
+    usual = {"issuer": IssuerName("workloads"), "subject": str(spiffe_id), "claims": claims, "single_use": None}
+    return identity(**(usual | changes))
 
 
 def demo() -> str:

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from exchanged.model import Claims, ClusterName, IssuerName, Rule
-from exchanged.policy import schema
+from exchanged.policy import paths, schema
 from exchanged.policy.classes import breeding
 from exchanged.policy.conditions import Condition, ConditionError, Conditions
 
@@ -18,8 +18,10 @@ MAX_KEYS = 64
 MAX_SHARED = 500_000
 """Values remembered for sharing, so that years of changes do not add up."""
 
+Place = str | int
+"""A claim by its name, or a place of the SPIFFE ID's path as `paths.value_at` counts."""
 Key = tuple[str, ...]
-"""Values of a shape's claims, encoded by `encode`."""
+"""What stands at a shape's places; claims are encoded by `encode`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +29,19 @@ class CompiledParty:
     """Whom an entry of `subjects` or `actors` matches.
 
     Attributes:
-        shape: the claim names of the index key, sorted.
-        keys: the values of those claims that match.
+        shape: the places of the index key: claims, sorted, and then those of the path.
+        keys: the values there that match.
         others: sets that were too many for the index.
     """
 
     issuer: IssuerName
-    shape: tuple[str, ...]
+    shape: tuple[Place, ...]
     keys: frozenset[Key]
     others: tuple[tuple[str, frozenset[str]], ...]
     condition: Condition | None
 
     def claims_match(self, claims: Claims) -> bool:
-        """Whether the listed claims are these; the condition is another matter."""
+        """Whether the listed claims, and the path, are these; the condition is another matter."""
         key = key_of(self.shape, claims)
         return key in self.keys and self.others_match(claims)
 
@@ -78,6 +80,7 @@ class CompiledPolicy:
     actors: tuple[CompiledParty, ...]
     actor_required: bool
     requires_intent: bool
+    requires_certificate: bool
     scopes: tuple[CompiledScope, ...]
 
     def __hash__(self) -> int:
@@ -111,6 +114,7 @@ class Compiler:
             actors=self._parties("actors", spec.actors or (), faults),
             actor_required=spec.actor_required,
             requires_intent=spec.require_intent,
+            requires_certificate=spec.require_certificate,
             scopes=tuple(self._scope(index, scope, faults) for index, scope in enumerate(spec.scopes)),
         )
         if faults:
@@ -133,7 +137,7 @@ class Compiler:
         others: list[tuple[str, frozenset[str]]] = []
         texts = []
         keys = 1
-        for name, value in sorted(party.claims.items(), key=lambda item: isinstance(item[1], tuple)):
+        for name, value in sorted((party.claims or {}).items(), key=lambda item: isinstance(item[1], tuple)):
             if isinstance(value, schema.Matches):
                 texts.append(self.conditions.matches(name, value.matches))
                 continue
@@ -145,13 +149,13 @@ class Compiler:
                 others.append((name, frozenset(values)))
         if party.when is not None:
             texts.append(party.when)
-        shape = tuple(sorted(indexed))
+        names, path = sorted(indexed), paths.places(party.path) if party.path is not None else {}
         for text in texts:
             self.conditions.compile(text)
         return CompiledParty(
             issuer=IssuerName(party.issuer),
-            shape=self._share(shape),
-            keys=frozenset(itertools.product(*(indexed[name] for name in shape))),
+            shape=self._share((*names, *path)),
+            keys=frozenset((*key, *path.values()) for key in itertools.product(*(indexed[name] for name in names))),
             others=tuple(others),
             condition=self.conditions.compile(" && ".join(map(_bracketed, texts))) if texts else None,
         )
@@ -204,11 +208,11 @@ def digest(policy: schema.Policy) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def key_of(shape: tuple[str, ...], claims: Claims) -> Key | None:
+def key_of(shape: tuple[Place, ...], claims: Claims) -> Key | None:
     """The index key of these claims in this shape; None where a claim is missing or not a simple value."""
     key = []
-    for name in shape:
-        value = encode(claims.get(name))
+    for place in shape:
+        value = encode(claims.get(place)) if isinstance(place, str) else paths.value_at(place, claims.get("segments"))
         if value is None:
             return None
         key.append(value)

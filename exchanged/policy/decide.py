@@ -2,7 +2,7 @@
 
 1. what is asked: at most one cluster, at most one scope
 2. which policies list this subject (and this actor), and have that scope: the index
-3. of those, which hold now: conditions, cluster, stated intent
+3. of those, which hold now: conditions, cluster, certificate, stated intent
 4. exactly one must be left; it is the grant's author
 5. what it grants, narrowed as asked and within what the cluster admits
 """
@@ -212,9 +212,18 @@ def judge(
         why_not = conditions.why_not(scope.condition, *who, request, context, cluster)
         if why_not:
             return Miss(4, PolicyDenied(Reason.CONDITION_FALSE, f"{policy.name}/{scope.name}: {why_not}"))
-    if policy.requires_intent and not request.intent:
-        return Miss(5, PolicyDenied(Reason.INTENT_REQUIRED, f"{policy.name} wants a stated intent"))
-    return cluster
+    return _left_out(policy, question) or cluster
+
+
+def _left_out(policy: CompiledPolicy, question: Question) -> Miss | None:
+    """What the policy wants of the caller besides; nothing else is in the way."""
+    subject, peer = question.subject.subject, question.context.peer
+    if policy.requires_certificate and (not peer or peer != subject):
+        detail = f"{policy.name} wants it over the certificate of {subject}, and it came over {peer or 'none'}"
+        return Miss(5, PolicyDenied(Reason.CERTIFICATE_REQUIRED, detail))
+    if policy.requires_intent and not question.request.intent:
+        return Miss(6, PolicyDenied(Reason.INTENT_REQUIRED, f"{policy.name} wants a stated intent"))
+    return None
 
 
 def _actor_listed(policies: PolicySet, question: Question, policy: CompiledPolicy, actor: Identity) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from exchanged.model import Identity, IssuerName
-from exchanged.policy.compiled import CompiledParty, CompiledPolicy, Key, key_of
+from exchanged.policy.compiled import CompiledParty, CompiledPolicy, Key, Place, key_of
 from exchanged.policy.conditions import Conditions
 
 SMALL = 8
@@ -51,7 +51,7 @@ class PolicySet:
     def __init__(self, conditions: Conditions) -> None:
         self.conditions = conditions
         self._by_name: dict[str, CompiledPolicy] = {}
-        self._by_issuer: dict[IssuerName, dict[tuple[str, ...], dict[Key, _Bucket]]] = {}
+        self._by_issuer: dict[IssuerName, dict[tuple[Place, ...], dict[Key, _Bucket]]] = {}
         self._digests: list[dict[str, str]] = [{} for _ in range(256)]
         self._branches: list[bytes | None] = [None] * 256
 

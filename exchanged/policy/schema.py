@@ -3,13 +3,24 @@
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StringConstraints,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from exchanged.config import GRANT_CEILING, BreedingClass, Duration, Name, Namespace
 from exchanged.json_schema import schema_of
 from exchanged.model import Rule
+from exchanged.policy import paths
 from exchanged.policy.classes import WORKLOADS, breeding, reaches_everywhere
+from exchanged.spiffe_id import MAX_LENGTH
 
 SHORTEST_LIFETIME = timedelta(seconds=10)
 """A grant that ends before a client has used it helps nobody."""
@@ -36,21 +47,30 @@ class Matches(_Strict):
 
 
 Claim = Annotated[Exact | tuple[Exact, ...] | Matches, Field(union_mode="left_to_right")]
+PathPattern = Annotated[
+    str,
+    StringConstraints(max_length=MAX_LENGTH),
+    AfterValidator(paths.checked),
+    Field(json_schema_extra={"pattern": paths.FORM}),
+]
 
 
 class Party(_Strict):
-    """Who: an issuer by name, claims that must hold, and a condition on the rest."""
+    """Who: an issuer by name, claims that must hold, the path of the SPIFFE ID, and a condition on the rest."""
 
     issuer: Name
-    claims: dict[Text, Claim] = Field(min_length=1, max_length=32)
+    claims: Annotated[dict[Text, Claim], Field(min_length=1, max_length=32)] | None = None
+    path: PathPattern | None = None
     when: Expression | None = None
 
     @model_validator(mode="after")
-    def _has_an_exact_claim(self) -> Self:
-        if any(value == () for value in self.claims.values()):
+    def _has_something_exact(self) -> Self:
+        values = (self.claims or {}).values()
+        if any(value == () for value in values):
             raise ValueError("an empty list matches nobody")
-        if all(isinstance(value, Matches) for value in self.claims.values()):
-            raise ValueError("at least one claim must be exact; patterns alone are not")
+        exact_segment = self.path is not None and any(place > 0 for place in paths.places(self.path))
+        if not exact_segment and all(isinstance(value, Matches) for value in values):
+            raise ValueError("at least one claim must be exact, or a segment of path; patterns alone are not")
         return self
 
 
@@ -141,6 +161,8 @@ class PolicySpec(_Strict):
     actors: Annotated[tuple[Party, ...], Field(min_length=1, max_length=64)] | None = None
     actor_required: StrictBool = False
     require_intent: StrictBool = False
+    # Left out of the digest where it says nothing: policies that are older than this key keep theirs.
+    require_certificate: StrictBool = Field(default=False, exclude_if=lambda value: not value)
     scopes: Annotated[tuple[ScopeSpec, ...], Field(min_length=1, max_length=64)]
 
     @model_validator(mode="after")

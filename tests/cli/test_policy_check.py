@@ -64,6 +64,67 @@ def test_who(tmp_path: Path, subjects: list[dict[str, Any]], told: str | None) -
     assert told is None or told in warned[0]
 
 
+BUNDLE = {"endpoint": "https://bundle.example"}
+WORKLOADS = {"workloads": {"type": "spiffe", "trustDomain": "prod.example", "svids": ["jwt"], "bundle": BUNDLE}}
+PODS = {"pods": {"type": "kubernetes", "verification": "offline"}}
+
+
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [
+        ({"issuer": "workloads", "path": "/ns/web/**"}, None),
+        ({"issuer": "workloads", "claims": {"trust_domain": "prod.example", "team": "web"}}, None),
+        ({"issuer": "workloads", "claims": {"sub": "spiffe://prod.example/ns/web"}}, None),
+        (
+            {"issuer": "workloads", "claims": {"trust_domain": "test.example"}},
+            "is trust domain prod.example, not 'test",
+        ),
+        (
+            {"issuer": "workloads", "claims": {"sub": "spiffe://test.example/ns/web"}},
+            "no workload of trust domain prod",
+        ),
+        ({"issuer": "workloads", "claims": {"sub": "spiffe://prod.example"}}, "no workload of trust domain prod.exam"),
+        ({"issuer": "workloads", "claims": {"sub": "spiffe://prod.example/ns/web/"}}, "is no SPIFFE ID; this matches"),
+        (
+            {
+                "issuer": "workloads",
+                "claims": {"a": [f"{n}" for n in range(64)], "sub": ["spiffe://prod.example/a", "web"]},
+            },
+            "sub 'web' is no SPIFFE ID",
+        ),
+        ({"issuer": "pods", "path": "/ns/web"}, "path is for issuers of type spiffe, and pods is of type kubernetes"),
+    ],
+)
+def test_workloads_of_a_trust_domain(tmp_path: Path, subject: dict[str, Any], told: str | None) -> None:
+    """What can match no SVID of the issuer, as no ID or one of elsewhere, is a warning; so is a path for others."""
+    warned = _warned(tmp_path, reading(subjects=[subject]), issuers=WORKLOADS | PODS)
+    assert [text.startswith("read-pods: subjects[0]: ") for text in warned] == ([True] if told else [])
+    assert told is None or told in warned[0]
+
+
+def test_a_certificate_that_nobody_can_show(tmp_path: Path) -> None:
+    """A demanded certificate needs a door, and an issuer that accepts certificates: each is said."""
+    document = json.loads(reading(subjects=[{"issuer": name, "claims": {"sub": "a"}} for name in ("pods", "lost")]))
+    document["spec"] |= {"requireCertificate": True}
+    document["spec"]["subjects"].append({"issuer": "workloads", "path": "/ns/web"})
+    text, begins = json.dumps(document), "read-pods: requireCertificate: "
+
+    def told(**changes: Any) -> list[str]:
+        warned = _warned(tmp_path, text, **changes)
+        return [each.removeprefix(begins) for each in warned if each.startswith(begins)]
+
+    of_pods = "is for issuers of type spiffe, and pods is of type kubernetes; its subjects will be refused"
+    assert told(issuers=WORKLOADS | PODS) == [
+        "there is no doors.mtls over which certificates could come; it will be refused",
+        of_pods,
+        "workloads does not accept X.509-SVIDs; its subjects will be refused",
+    ]
+    both = {"workloads": WORKLOADS["workloads"] | {"svids": ["jwt", "x509"]}}
+    doors = {"mtls": {}, "authorizer": {"url": "https://10.0.0.5:8445"}}
+    assert told(issuers=both | PODS, doors=doors) == [of_pods]
+    assert _check(tmp_path, text).json["warnings"] == []
+
+
 def test_actors_are_looked_at_as_subjects_are(tmp_path: Path) -> None:
     """A name of an actor can be taken over too."""
     document = json.loads(reading())

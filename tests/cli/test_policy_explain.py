@@ -83,6 +83,96 @@ def test_claims_of_a_pod(tmp_path: Path) -> None:
         assert run(*common, "-o", "json").json["outcome"].startswith("allowed by read-pods/pods")
 
 
+WORKLOADS = {
+    "workloads": {"type": "spiffe", "trustDomain": "prod.example", "bundle": {"endpoint": "https://prod.example"}},
+    "others": {"type": "spiffe", "trustDomain": "test.example", "bundle": {"endpoint": "https://test.example"}},
+    "bots": {"type": "oidc", "issuer": "https://bots.example"},
+}
+DEPLOYER = "spiffe://prod.example/ns/web/sa/deployer"
+
+
+def _workload(folder: Path, claims: dict[str, Any], *options: str, **spec: Any) -> Done:
+    """What is decided of the workloads below /ns/web."""
+    config = configuration(folder, issuers=WORKLOADS)
+    document = json.loads(reading(subjects=[{"issuer": "workloads", "path": "/ns/web/**", **spec.pop("party", {})}]))
+    document["spec"] |= spec
+    (folder / "policies" / "policy.yaml").write_text(json.dumps(document))
+    given = ("--claims", json.dumps(claims)) if claims else ()
+    return run("policy", "explain", "--config", config, *given, "-o", "json", *options)
+
+
+def test_claims_of_a_workload(tmp_path: Path) -> None:
+    """An SVID's issuer is found by its trust domain, and what policies see is made of its ID."""
+    assert _outcome(_workload(tmp_path, {"sub": DEPLOYER})).startswith("allowed by read-pods/pods")
+    iss = {"sub": DEPLOYER, "iss": "https://spire.example"}
+    assert _outcome(_workload(tmp_path, iss, "--issuer", "workloads")).startswith("allowed")
+    for other in ("spiffe://prod.example/ns/website/sa/deployer", "spiffe://test.example/ns/web/sa/deployer"):
+        assert _outcome(_workload(tmp_path, {"sub": other})).startswith("refused: NO_POLICY")
+    by_team = {"claims": {"team": "web", "svid": "jwt"}}
+    assert _outcome(_workload(tmp_path, {"sub": DEPLOYER, "team": "web"}, party=by_team)).startswith("allowed")
+    # An OIDC provider may speak of the same ID.
+    both = _workload(tmp_path, {"sub": DEPLOYER, "iss": "https://bots.example"})
+    assert (both.code, "are of workloads, bots; give --issuer" in both.wrong) == (2, True)
+
+
+def test_a_token_is_no_certificate_whatever_it_says(tmp_path: Path) -> None:
+    """Claims may be those of an X.509-SVID, a token's never are; its holder has the certificate of whoever it is."""
+    by_kind = {"party": {"claims": {"svid": "x509"}}, "requireCertificate": True}
+    x509 = {"sub": DEPLOYER, "svid": "x509"}
+    bound = {
+        "scopes": json.loads(reading(when=f'request.door == "mtls" && request.peer == "{DEPLOYER}"'))["spec"]["scopes"]
+    }
+    assert _outcome(_workload(tmp_path, x509, **by_kind, **bound)).startswith("allowed")
+    assert _outcome(_workload(tmp_path, {"sub": DEPLOYER}, **by_kind)).startswith("refused: NO_POLICY")
+    token = tmp_path / "svid.jwt"
+    token.write_text(FakeIssuer(url="https://spire.example").token(**x509))
+    assert _outcome(_workload(tmp_path, {}, "--token-file", str(token), **by_kind)).startswith("refused: NO_POLICY")
+    assert _outcome(_workload(tmp_path, {}, "--token-file", str(token))).startswith("allowed")
+
+
+def test_a_demanded_certificate_can_be_given(tmp_path: Path) -> None:
+    """With --peer the request comes over that certificate, by the door for it."""
+    for options, outcome in (
+        ((), "refused: CERTIFICATE_REQUIRED"),
+        (("--peer", DEPLOYER), "allowed"),
+        (("--peer", DEPLOYER, "--door", "mtls"), "allowed"),
+        (("--peer", f"{DEPLOYER}-2"), "refused: CERTIFICATE_REQUIRED"),
+    ):
+        done = _workload(tmp_path, {"sub": DEPLOYER}, *options, requireCertificate=True)
+        assert _outcome(done).startswith(outcome)
+
+
+@pytest.mark.parametrize(
+    ("claims", "options", "told"),
+    [
+        (
+            {"sub": "deployer"},
+            ("--issuer", "workloads"),
+            "issuer workloads: sub 'deployer' is no SPIFFE ID: spiffe://prod",
+        ),
+        ({"sub": 5}, ("--issuer", "workloads"), "sub 5 is no SPIFFE ID"),
+        ({"sub": "spiffe://prod.example/"}, (), "is no SPIFFE ID"),
+        (
+            {"sub": DEPLOYER},
+            ("--issuer", "others"),
+            "is no workload of trust domain test.example: spiffe://test.example/",
+        ),
+        ({"sub": "spiffe://prod.example"}, ("--issuer", "workloads"), "is no workload of trust domain prod.example"),
+        ({"sub": "spiffe://x.example/a"}, (), "iss None and sub 'spiffe://x.example/a' are of no configured issuer"),
+        ({"sub": DEPLOYER, "svid": "x.509"}, (), "issuer workloads: svid 'x.509' is neither jwt nor x509"),
+        ({"sub": DEPLOYER}, ("--peer", "deployer"), "--peer is a SPIFFE ID"),
+        ({"sub": DEPLOYER}, ("--peer", DEPLOYER, "--door", "http"), "certificates come by --door mtls"),
+        ({"sub": DEPLOYER, "svid": "x509"}, ("--peer", f"{DEPLOYER}-2"), f"so --peer is {DEPLOYER}"),
+    ],
+)
+def test_what_cannot_be_of_a_workload(
+    tmp_path: Path, claims: dict[str, Any], options: tuple[str, ...], told: str
+) -> None:
+    """An ID that is none, or one of elsewhere, and certificates that could not have come, are wrong usage."""
+    done = _workload(tmp_path, claims, *options)
+    assert (done.code, told in done.wrong) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("cluster", "scope", "outcome", "verdict"),
     [
@@ -135,6 +225,8 @@ def test_what_the_cluster_would_refuse(
         ("request.time < timestamp('2021-01-01T00:00:00Z')", ("--time", "2020-01-01T00:00:00Z")),
         ("request.source == '10.0.0.7'", ("--source", "10.0.0.7")),
         ("request.door == 'http'", ("--door", "http")),
+        ("request.door == 'mtls'", ("--door", "mtls")),
+        ("request.peer == 'spiffe://prod.example/a'", ("--peer", "spiffe://prod.example/a")),
         ("request.cluster == 'prod' && request.scope == 'pods'", ("--cluster", "prod", "--scope", "pods")),
         ("stated.intent == 'release'", ("--intent", "release")),
     ],
@@ -153,6 +245,8 @@ _OTHER = {
     "2020-01-01T00:00:00Z": "2021-01-01T00:00:00Z",
     "10.0.0.7": "10.0.0.8",
     "http": "grpc",
+    "mtls": "grpc",
+    "spiffe://prod.example/a": "spiffe://prod.example/b",
     "pods": "read-pods/pods",
     "release": "something else",
 }
@@ -213,7 +307,10 @@ def test_files_that_are_not_in_force_are_told_of(tmp_path: Path) -> None:
     ("options", "told"),
     [
         (("--issuer", "nobody", "--claims", "{}"), "no issuer is called 'nobody'; the configuration has github, pods"),
-        (("--claims", '{"iss": "https://x.example"}'), "is that of no configured issuer; give --issuer, one of github"),
+        (
+            ("--claims", '{"iss": "https://x.example"}'),
+            "sub None are of no configured issuer; give --issuer, one of github",
+        ),
         (("--claims", "{}", "--policies", "nowhere"), "give --issuer"),
         (("--claims", "{}", "--issuer", "github", "--policies", "nowhere"), "nowhere is not there; give a folder"),
         ((), "give --token-file or --claims, one of them"),

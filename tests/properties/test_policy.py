@@ -1,7 +1,7 @@
 import json
 import random
 import re
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from exchanged.policy.load import load_text
 from exchanged.policy.narrow import covers
 from exchanged.strict_yaml import Faulty
 from tests.grants import PROD, context, identity, request, traits
-from tests.policies import policy
+from tests.policies import policy, workload
 from tests.world import Policies
 
 COMPILER = Compiler()
@@ -186,6 +186,39 @@ def test_the_index_finds_what_a_scan_finds(made: Made, held: dict[str, str], sco
     assert found == scanned
 
 
+LITERALS = ["a", "ab"]
+parts = st.sampled_from([*LITERALS, *LITERALS, "*", "**", "a*", ".", ""])
+patterns = st.lists(st.lists(parts, min_size=1, max_size=4), min_size=1, max_size=6)
+ids = st.lists(st.sampled_from(LITERALS), min_size=1, max_size=5)
+
+
+def _is_pattern(pattern: list[str]) -> bool:
+    usual = [part in {*LITERALS, "*"} for part in pattern]
+    return (all(usual) or (all(usual[:-1]) and pattern[-1] == "**")) and not {*LITERALS}.isdisjoint(pattern)
+
+
+def _fits(pattern: list[str], segments: list[str]) -> bool:
+    """One segment after the other."""
+    if not pattern or not segments:
+        return pattern == segments
+    first, *others = pattern
+    return first == "**" or (first in {"*", segments[0]} and _fits(others, segments[1:]))
+
+
+@settings(quick, max_examples=400)
+@given(patterns, ids)
+def test_paths_match_as_segments_read_one_after_the_other(made: list[list[str]], segments: list[str]) -> None:
+    """Of many patterns those load that are some, and the index finds exactly the ones that fit an ID."""
+    live = Policies()
+    for number, pattern in enumerate(made):
+        text = policy(f"p{number}", subjects=[{"issuer": "workloads", "path": "".join(f"/{part}" for part in pattern)}])
+        with nullcontext() if _is_pattern(pattern) else pytest.raises(Faulty):
+            live.put(text)
+    found = {each.name for each, _ in live.current.matching(workload("".join(f"/{each}" for each in segments)), None)}
+    fitting = {f"p{n}" for n, pattern in enumerate(made) if _is_pattern(pattern) and _fits(pattern, segments)}
+    assert found == fitting
+
+
 @quick
 @given(st.text(max_size=400) | st.binary(max_size=400).map(lambda raw: raw.decode(errors="replace")))
 def test_any_text_is_policies_or_a_fault(text: str) -> None:
@@ -205,6 +238,7 @@ HOLES = [
     ("subjects", 0, "claims"),
     ("subjects", 0, "claims", "ref"),
     ("subjects", 0, "claims", "ref", "matches"),
+    ("subjects", 0, "path"),
     ("subjects", 0, "when"),
     ("scopes", 0, "when"),
     ("scopes", 0, "clusters"),

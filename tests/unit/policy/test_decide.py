@@ -11,7 +11,7 @@ from exchanged.model import Allowed, AuthorizationDetail, ClusterName, ClusterTr
 from exchanged.policy import decide as module
 from exchanged.policy.decide import decide
 from tests.grants import NOW, PROD, context, identity, request, traits
-from tests.policies import policy, reading
+from tests.policies import policy, reading, workload
 from tests.world import Policies
 
 TEST = ClusterName("test")
@@ -22,8 +22,9 @@ def _decide(*policies: str, clusters: dict[ClusterName, ClusterTraits] | None = 
     live = Policies()
     for text in policies or (policy("deploy-web"),):
         live.put(text)
-    who, actor, when = changes.pop("who", identity()), changes.pop("actor", None), changes.pop("when", NOW)
-    return decide(live.current, clusters or CLUSTERS, who, actor, request(**changes), context(time=when))
+    who, actor = changes.pop("who", identity()), changes.pop("actor", None)
+    when = context(time=changes.pop("when", NOW), peer=changes.pop("peer", ""), door=changes.pop("door", "grpc"))
+    return decide(live.current, clusters or CLUSTERS, who, actor, request(**changes), when)
 
 
 def _refusal(*policies: str, **changes: Any) -> ExchangeError:
@@ -182,6 +183,64 @@ def test_a_stated_intent_may_be_demanded() -> None:
     text = _edited(policy("deploy-web"), requireIntent=True)
     assert _refusal(text).reason is Reason.INTENT_REQUIRED
     assert _decide(text, intent="release")
+
+
+def test_a_certificate_may_be_demanded() -> None:
+    """The token is to come over a connection with the very certificate of its subject; one of another is none."""
+    subjects = [{"issuer": "workloads", "path": "/ns/web/sa/*"}]
+    text = _edited(policy("deploy-web", subjects=subjects), requireCertificate=True)
+    own, other = workload(), workload("/ns/web/sa/other")
+    assert _decide(text, who=own, peer=own.subject)
+    assert _decide(text, who=workload(kind="x509"), peer=own.subject)
+    for peer in ("", other.subject, own.subject.upper(), f"{own.subject}/x", own.subject[:-1]):
+        assert _refusal(text, who=own, peer=peer).reason is Reason.CERTIFICATE_REQUIRED
+    assert _refusal(text, who=workload(subject=""), peer="").reason is Reason.CERTIFICATE_REQUIRED
+    assert _decide(_edited(text, requireCertificate=False), who=own)
+
+
+def test_what_the_caller_left_out_is_told_where_nothing_else_is_in_the_way() -> None:
+    """A missing certificate is told before a missing intent, and rather than what other policies lack."""
+    subjects = [{"issuer": "workloads", "path": "/ns/**"}]
+    demanding = _edited(policy("a", subjects=subjects), requireCertificate=True, requireIntent=True)
+    other = policy("b", subjects=subjects, clusters=["test"])
+    false = policy("c", subjects=subjects, when="request.hour == 0")
+    who, scope = workload(), ("rollout",)
+    assert _refusal(demanding, other, false, who=who, scope=scope).reason is Reason.CERTIFICATE_REQUIRED
+    with_it = _refusal(demanding, other, false, who=who, scope=scope, peer=who.subject)
+    assert with_it.reason is Reason.INTENT_REQUIRED
+    assert _decide(demanding, other, false, who=who, scope=scope, peer=who.subject, intent="release").policy == "a"
+    assert _refusal(demanding, who=who, scope=scope, audience=("test",)).reason is Reason.CLUSTER_NOT_GRANTED
+
+
+def test_a_condition_binds_any_token_to_the_callers_certificate() -> None:
+    """A pod's token can be demanded over the pod's certificate; what was answered for one connection holds for it."""
+    bound = 'request.peer == "spiffe://prod.example/ns/" + claims.namespace + "/sa/" + claims.service_account'
+    subjects = [{"issuer": "pods", "claims": {"namespace": "web"}, "when": f'{bound} && request.door == "mtls"'}]
+    live = Policies()
+    live.put(policy("deploy-web", subjects=subjects))
+    pod = identity(issuer=IssuerName("pods"), claims={"namespace": "web", "service_account": "deployer"})
+    own, elsewhere = "spiffe://prod.example/ns/web/sa/deployer", "spiffe://test.example/ns/web/sa/deployer"
+
+    def asked(peer: str, door: str) -> Reason | None:
+        try:
+            decide(live.current, CLUSTERS, pod, None, request(), context(peer=peer, door=door))
+        except ExchangeError as error:
+            return error.reason
+        else:
+            return None
+
+    assert [asked(own, "mtls"), asked("", "mtls"), asked(own, "mtls")] == [None, Reason.CONDITION_FALSE, None]
+    assert [asked(elsewhere, "mtls"), asked(own, "grpc")] == [Reason.CONDITION_FALSE] * 2
+
+
+def test_a_condition_on_the_actor_may_be_on_the_certificate() -> None:
+    """Who acts for another can be made to show a certificate of its own."""
+    party = {"issuer": "workloads", "path": "/ns/ci/sa/*", "when": "request.peer == subject"}
+    text = _edited(policy("deploy-web"), actors=[party])
+    actor = workload("/ns/ci/sa/runner")
+    assert _decide(text, actor=actor, peer=actor.subject)
+    assert _refusal(text, actor=actor, peer=workload().subject).reason is Reason.ACTOR_NOT_ALLOWED
+    assert _refusal(text, actor=actor).reason is Reason.ACTOR_NOT_ALLOWED
 
 
 def test_lifetimes() -> None:

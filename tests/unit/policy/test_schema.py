@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import yaml
 
+from exchanged.policy import paths
 from exchanged.policy.compiled import Compiler
 from exchanged.policy.load import load_text
 from exchanged.policy.schema import json_schema
@@ -38,6 +39,13 @@ SCOPE = "spec.scopes.0"
         ("spec.subjects", [], "must not be empty"),
         ("spec.subjects.0.claims", {}, "must not be empty"),
         ("spec.subjects.0.claims", {"ref": {"matches": "^a$"}}, "at least one claim must be exact"),
+        ("spec.subjects.0.claims", None, "at least one claim must be exact, or a segment of path"),
+        ("spec.subjects", [{"issuer": "w", "path": "/*/**"}], "at least one claim must be exact, or a segment of path"),
+        ("spec.subjects", [{"issuer": "w", "path": "/*", "claims": {"a": {"matches": "^b$"}}}], "at least one claim"),
+        ("spec.subjects", [{"issuer": "w", "path": "/a", "claims": {}}], "must not be empty"),
+        ("spec.subjects", [{"issuer": "w", "path": "/a", "claims": {"b": []}}], "an empty list matches nobody"),
+        ("spec.subjects.0.path", 5, "must be a string"),
+        ("spec.subjects.0.path", "/" + "a" * 2_048, "at most 2048"),
         ("spec.subjects.0.claims", {"ref": []}, "an empty list matches nobody"),
         ("spec.subjects.0.claims", {"a": "b", "ref": {"matches": "main"}}, "should match pattern"),
         ("spec.subjects.0.claims", {"a": "b", "ref": {"matches": "^(a$"}}, "not a pattern"),
@@ -58,6 +66,7 @@ SCOPE = "spec.scopes.0"
         ("spec.actors", [], "must not be empty"),
         ("spec.actorRequired", True, "actorRequired needs actors"),
         ("spec.requireIntent", 1, "must be true or false"),
+        ("spec.requireCertificate", "yes", "must be true or false"),
         ("spec.actorRequired", "yes", "must be true or false"),
         (f"{SCOPE}.clusterScoped", "no", "must be true or false"),
         (f"{SCOPE}.clusters", ["prod", "prod"], "prod is listed twice"),
@@ -119,10 +128,36 @@ def test_the_digest_is_of_what_counts() -> None:
     assert digest(demo().replace("15m", "16m")) != digest(demo())
 
 
+@pytest.mark.parametrize(
+    ("text", "digest"),
+    [
+        (demo(), "e0e74515e2fef3fb8990dea20177dd3e8b89dd3aa340e4f174e826f45d101588"),
+        (policy("deploy-web"), "abbbf8dbaf3f1c9ee5233dacfcaebdfb7b3ac15ff4e1b10f1ec339f7671c4b1f"),
+    ],
+)
+def test_a_policy_keeps_its_digest(text: str, digest: str) -> None:
+    """Records name policies by digest: keys that a policy does not use, also those of later versions, change none."""
+
+    def now(changed: str) -> str:
+        return load_text(changed, "p", Compiler())[0].digest
+
+    document = yaml.safe_load(text)
+    assert now(text) == digest
+    document["spec"]["requireCertificate"] = False
+    assert now(json.dumps(document)) == digest
+    document["spec"]["requireCertificate"] = True
+    assert now(json.dumps(document)) != digest
+    document["spec"]["requireCertificate"] = False
+    document["spec"]["subjects"][0]["path"] = "/ns/web"
+    assert now(json.dumps(document)) != digest
+
+
 def test_the_schema_is_for_editors() -> None:
-    """The JSON Schema names the keys as files have them."""
+    """The JSON Schema names the keys as files have them, and says what a path is."""
     schema = json_schema()
     assert "clusterScoped" in schema["$defs"]["ScopeSpec"]["properties"]
+    path, *_ = schema["$defs"]["Party"]["properties"]["path"]["anyOf"]
+    assert (path["pattern"], path["maxLength"]) == (paths.FORM, 2_048)
 
 
 def test_many_values_are_matched_after_the_index() -> None:
