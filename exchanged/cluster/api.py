@@ -200,9 +200,15 @@ class KubernetesApi:
 
     def _show(self, context: ssl.SSLContext, *, anew: bool) -> None:
         """New connections show the certificate that is current; those that are there stay."""
-        if self._certificate is not None and (anew or self._certificate.current() is not self._shown):
-            self._shown = self._certificate.current()
-            load_pair(context, self._shown)
+        if self._certificate is None:
+            return
+        try:
+            current = self._certificate.current()
+        except ValueError as error:
+            raise self._unavailable(str(error)) from error
+        if anew or current is not self._shown:
+            load_pair(context, current)
+            self._shown = current
 
     def _refuse(self, status: int, method: str, path: str, answer: JsonObject) -> None:
         message = str(answer.get("message", ""))[:500]

@@ -162,13 +162,14 @@ class TrustDomain:
     ) -> Svid:
         """An X.509-SVID from the current CA, or from an intermediate.
 
-        None leaves `usage` and `extended` out, False leaves out `basic`; `uris` stand instead of the SPIFFE ID, and
+        The first DNS name is the common name too, as with SPIRE. None leaves `usage` and `extended` out, False leaves out `basic`; `uris` stand instead of the SPIFFE ID, and
         `intermediates` are presented instead of those that issued it.
         """
         spiffe_id = self.id + path
         key = new_key(key_kind)
         issuer, signer = self._issuer(under)
-        common = [] if common_name is None else [x509.NameAttribute(NameOID.COMMON_NAME, common_name)]
+        name = common_name if common_name is not None or not dns else dns[0]
+        common = [] if name is None else [x509.NameAttribute(NameOID.COMMON_NAME, name)]
         leaf = certificate(
             subject=x509.Name([*organization("SPIRE"), *common]),
             issuer=issuer.subject,
