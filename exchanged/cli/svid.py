@@ -30,7 +30,7 @@ def jwt_svid(audience: str, spiffe_id: str) -> str:
     Raises:
         SourceError: with what to do about it.
     """
-    with _asking() as (client, parsed):
+    with _asking(spiffe_id) as (client, parsed):
         subject = parsed(spiffe_id) if spiffe_id else None
         return client.fetch_jwt_svid(audience={audience}, subject=subject, timeout=SECONDS).token
 
@@ -43,7 +43,7 @@ def x509_svid(spiffe_id: str) -> X509:
     """
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-    with _asking() as (client, parsed):
+    with _asking(spiffe_id) as (client, parsed):
         wanted = parsed(spiffe_id) if spiffe_id else None
         context = client.fetch_x509_context(timeout=SECONDS)
         found = [svid for svid in context.x509_svids if wanted in {None, svid.spiffe_id}]
@@ -59,7 +59,7 @@ def x509_svid(spiffe_id: str) -> X509:
 
 
 @contextmanager
-def _asking() -> "Iterator[tuple[WorkloadApiClient, Callable[[str], SpiffeId]]]":
+def _asking(spiffe_id: str) -> "Iterator[tuple[WorkloadApiClient, Callable[[str], SpiffeId]]]":
     """The client; what goes wrong is told with what can be done."""
     if not os.environ.get(SOCKET_VARIABLE):
         raise SourceError(f"{SOCKET_VARIABLE} is not set: where is the Workload API? With SPIRE, its agent's socket")
@@ -70,5 +70,6 @@ def _asking() -> "Iterator[tuple[WorkloadApiClient, Callable[[str], SpiffeId]]]"
         with WorkloadApiClient(default_timeout=SECONDS) as client:
             yield client, SpiffeId
     except PySpiffeError as error:
-        hint = "; is there a registration entry for this process?" if "PERMISSION_DENIED" in str(error).upper() else ""
+        entry = f"an entry of {spiffe_id}" if spiffe_id else "a registration entry"
+        hint = f"; is there {entry} for this process?" if "PERMISSION_DENIED" in str(error) else ""
         raise SourceError(f"the Workload API at {os.environ[SOCKET_VARIABLE]}: {error}{hint}") from error

@@ -57,7 +57,7 @@ def test_a_policy_of_the_documents_goes_with_the_configuration(made_up: Path, bl
 
 def test_there_is_something_to_look_at() -> None:
     """The pages do show a configuration and a policy."""
-    assert (len(CONFIGURATIONS), len(POLICIES)) == (1, 1)
+    assert (len(CONFIGURATIONS), len(POLICIES)) == (1, 2)
 
 
 def test_the_documents_audience_is_the_one_that_the_readme_command_asks_for(made_up: Path) -> None:

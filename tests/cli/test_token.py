@@ -19,8 +19,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What a daemon would have been asked; it answers with nothing."""
     requests: list[Any] = []
 
-    def called(server: str, ca: Path | None, method: str, request: Any) -> Any:
-        del server, ca, method
+    def called(server: str, ca: Path | None, method: str, request: Any, own: Any = None) -> Any:
+        del server, ca, method, own
         requests.append(request)
         return pb.ExchangeResponse(access_token="a token")
 
