@@ -6,8 +6,8 @@ from dataclasses import dataclass
 SCHEME = "spiffe://"
 MAX_LENGTH = 2_048
 """Characters (SPIFFE-ID §2.3)."""
-SEGMENT = r"[a-zA-Z0-9._-]{1,256}"
-"""One segment of a path, but for `.` and `..` (§2.2)."""
+SEGMENT = r"[a-zA-Z0-9._-]+"
+"""One segment of a path, but for `.` and `..` (§2.2); as long as the whole lets it be."""
 TRUST_DOMAIN = r"[a-z0-9._-]{1,255}"
 """In lower case (§2.1); elsewhere it is read in any case, but two spellings of one name are no help to a policy."""
 _ID = re.compile(rf"{SCHEME}({TRUST_DOMAIN})((?:/{SEGMENT})*)")

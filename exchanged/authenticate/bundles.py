@@ -1,7 +1,7 @@
 """A trust domain's bundle (SPIFFE Trust Domain and Bundle §4): the keys that vouch for its SVIDs and no other's."""
 
 import base64
-import binascii
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +13,7 @@ from exchanged.authenticate.jws import MAX_KEYS, VerificationKey, public_keys
 
 X509_SVID, JWT_SVID = "x509-svid", "jwt-svid"
 """Values of `use`; entries with another are left out (§4.2.2)."""
+KEY_TYPES = ("RSA", "EC")
 REFRESH_UNHINTED = timedelta(minutes=5)
 """Between two fetches of a bundle that does not hint (§6.1)."""
 QUICKEST_REFRESH, SLOWEST_REFRESH = timedelta(seconds=5), timedelta(hours=1)
@@ -86,7 +87,9 @@ def bundle_of(document: Mapping[str, Any], algorithms: frozenset[str]) -> Bundle
         ValueError: it is none.
     """
     jwt_keys = public_keys(document, algorithms, uses=(JWT_SVID,))
-    used = [entry for entry in document["keys"] if isinstance(entry, dict) and entry.get("use") == X509_SVID]
+    # Entries of an unknown kind are ignored, whatever else they hold (§4.2.1).
+    known = [entry for entry in document["keys"] if isinstance(entry, dict) and entry.get("kty") in KEY_TYPES]
+    used = [entry for entry in known if entry.get("use") == X509_SVID]
     # Entries without a certificate are ignored, and all but the first of several (X509-SVID §6.2).
     chains = [entry["x5c"] for entry in used[:MAX_KEYS] if isinstance(entry.get("x5c"), list) and entry["x5c"]]
     return Bundle(
@@ -94,10 +97,25 @@ def bundle_of(document: Mapping[str, Any], algorithms: frozenset[str]) -> Bundle
     )
 
 
+def certificate_of(der: bytes) -> x509.Certificate:
+    """A certificate that everybody can read.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        found = x509.load_der_x509_certificate(der)
+        # The handshake's pool of all trust domains ends where its library comes upon one that it cannot read.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_verify_locations(cadata=der)
+    except (ssl.SSLError, x509.InvalidVersion) as error:
+        raise ValueError(f"not a certificate: {error}") from error
+    return found
+
+
 def _certificate(text: object) -> x509.Certificate:
     try:
-        return x509.load_der_x509_certificate(base64.b64decode(str(text), validate=True))
-    except (ValueError, binascii.Error) as error:
+        return certificate_of(base64.b64decode(str(text), validate=True))
+    except ValueError as error:
         raise ValueError("x5c holds no certificate") from error
 
 

@@ -12,11 +12,13 @@ from itertools import pairwise
 from typing import TypeVar
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from exchanged.authenticate.bundles import Authorities, Revocations
+from exchanged.authenticate.jws import ALGORITHMS, verification_key
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.authenticate.svid import claims_of
 from exchanged.errors import Reason
@@ -27,6 +29,8 @@ MAX_CHAIN = 32 * 1024
 """Bytes of PEM: some ten certificates."""
 MAX_DEPTH = 5
 """Authorities between a leaf and its root."""
+SHOWN = 300
+"""Characters of a detail: what is said of a strange key holds all of it."""
 KNOWN_CHAINS = 1_024
 """Chains that need not be read again: a connection has the same one at each call."""
 
@@ -110,7 +114,7 @@ def _read(chain_pem: bytes) -> SvidChain:
         leaf, *others = x509.load_pem_x509_certificates(chain_pem)
         spiffe_id = _spiffe_id(leaf)
         _check_leaf(leaf)
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _invalid(f"the certificate cannot be read: {error}") from error
     names = _extension(leaf, x509.SubjectAlternativeName)
     said = {"dns_names": names.get_values_for_type(x509.DNSName) if names is not None else []}
@@ -132,7 +136,7 @@ def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
 
 def _check_leaf(leaf: x509.Certificate) -> None:
     """What identifies does not sign (§4.1, §4.3, §5.2)."""
-    basic, usage = _extension(leaf, x509.BasicConstraints), _extension(leaf, x509.KeyUsage)
+    basic, usage = _extension(leaf, x509.BasicConstraints), _extension(leaf, x509.KeyUsage, critical=True)
     if basic is not None and basic.ca:
         raise _invalid("the leaf is an authority")
     if usage is None or not usage.digital_signature:
@@ -142,6 +146,8 @@ def _check_leaf(leaf: x509.Certificate) -> None:
     purposes = _extension(leaf, x509.ExtendedKeyUsage)
     if purposes is not None and ExtendedKeyUsageOID.CLIENT_AUTH not in purposes:
         raise _invalid("the leaf is not for clients")
+    if verification_key(None, leaf.public_key(), ALGORITHMS) is None:
+        raise _invalid("the leaf's key is too weak, or of a kind that is not accepted")
 
 
 def _check_signing(signing: x509.Certificate, *, is_root: bool) -> None:
@@ -167,15 +173,20 @@ def _check_revocations(path: list[x509.Certificate], revocations: Revocations) -
                 raise _invalid(f"certificate {certificate.serial_number:x} is revoked")
 
 
-def _extension(certificate: x509.Certificate, kind: type[Extension]) -> Extension | None:
+def _extension(certificate: x509.Certificate, kind: type[Extension], *, critical: bool = False) -> Extension | None:
     try:
-        return certificate.extensions.get_extension_for_class(kind).value
+        found = certificate.extensions.get_extension_for_class(kind)
     except x509.ExtensionNotFound:
         return None
+    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        raise _invalid(f"an extension cannot be read: {error}") from error
+    if critical and not found.critical:
+        raise _invalid(f"extension {found.oid.dotted_string} is not critical")
+    return found.value
 
 
 def _invalid(detail: str) -> TokenRefused:
-    return TokenRefused(Reason.CERTIFICATE_INVALID, detail)
+    return TokenRefused(Reason.CERTIFICATE_INVALID, detail[:SHOWN])
 
 
 _ANY = verification.Criticality.AGNOSTIC

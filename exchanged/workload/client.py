@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from exchanged.authenticate.bundles import Bundle
 from exchanged.authenticate.fetched import FAILURE_PAUSE, Age, since_boot
-from exchanged.errors import KeysUnavailable, Reason
+from exchanged.errors import ExchangeError, KeysUnavailable, Reason
 from exchanged.workload import api_pb2 as pb
 from exchanged.workload import messages
 from exchanged.workload.messages import JwtUpdate, Svid, X509Update
@@ -62,10 +63,7 @@ class _Stream(Generic[Update]):
         pause = SHORTEST_PAUSE
         while True:
             before = self.last
-            self.failure = f"the Workload API at {self._socket}: {await self._follow()}"
-            log.warning("the Workload API is away", extra={"detail": self.failure})
-            if self._lost is None:
-                self._lost = self._age()
+            self._lose(f"the Workload API at {self._socket}: {await self._follow()}")
             pause = SHORTEST_PAUSE if self.last is not before else min(2 * pause, LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - spreads load
 
@@ -82,14 +80,23 @@ class _Stream(Generic[Update]):
                     self._take(message)
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}"
+        except DecodeError as error:
+            return f"no message of its contract: {error}"
         return "the stream ended"
+
+    def _lose(self, why: str) -> None:
+        """From the first time on, what was said last grows old."""
+        self.failure = why
+        if self._lost is None:
+            self._lost = self._age()
+        log.warning("the Workload API says nothing that holds", extra={"detail": why})
 
     def _take(self, message: object) -> None:
         try:
             self.last = self._read(message)
         except ValueError as error:
-            # What lacks something mandatory is reported and left aside (§4.5); what was said before holds.
-            log.warning("a message of the Workload API was left aside", extra={"detail": str(error)})
+            # What lacks something mandatory is reported and left aside (§4.5); what was said before holds for a while.
+            self._lose(f"the Workload API at {self._socket} makes no sense: {error}")
             return
         self._lost, self.failure = None, ""
         self._on_update()
@@ -165,7 +172,18 @@ class WorkloadApi:
         while True:
             gone = await self._removed.get()
             if self.on_removed is not None:
-                await self.on_removed(gone)
+                await self._tell(self.on_removed, gone)
+
+    @staticmethod
+    async def _tell(on_removed: Callable[[str], Awaitable[None]], gone: str) -> None:
+        """Until it is done: nobody says a second time that a trust domain was removed."""
+        while True:
+            try:
+                return await on_removed(gone)
+            except ExchangeError as error:
+                detail = {"trust_domain": gone, "detail": error.detail}
+                log.warning("a trust domain was removed, and not all is done about it; it is tried again", extra=detail)
+            await asyncio.sleep(FAILURE_PAUSE.total_seconds())
 
 
 class FromWorkloadApi:

@@ -15,7 +15,7 @@ from typing import TypeVar
 from cryptography import x509 as certificates
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from exchanged.authenticate.bundles import JWT_SVID, Authorities
+from exchanged.authenticate.bundles import JWT_SVID, Authorities, certificate_of
 from exchanged.authenticate.jws import ALGORITHMS, VerificationKey, public_keys
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.authenticate.x509_svid import read
@@ -68,8 +68,7 @@ def x509(message: pb.X509Response) -> X509Update:
             raise ValueError(f"no bundle beside {spiffe_id}")
         bundles[spiffe_id.trust_domain] = authorities
         svids.append(_svid(svid, spiffe_id))
-    revocations = tuple(certificates.load_der_x509_crl(each) for each in message.crl)
-    return X509Update(tuple(svids), bundles, revocations)
+    return X509Update(tuple(svids), bundles, tuple(_revocations(each) for each in message.crl))
 
 
 def jwt(message: pb.JwtBundlesResponse) -> JwtUpdate:
@@ -93,7 +92,7 @@ def _each(bundles: Mapping[str, bytes], keys_in: Callable[[bytes], Keys]) -> dic
             continue
         try:
             found[trust_domain] = keys_in(bundle)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             detail = {"trust_domain": trust_domain, "detail": str(error)}
             log.warning("the bundle of a trust domain makes no sense; nobody of it comes in", extra=detail)
             found[trust_domain] = None
@@ -119,6 +118,17 @@ def _key_pem(der: bytes) -> bytes:
     return "\n".join(["-----BEGIN PRIVATE KEY-----", *lines, "-----END PRIVATE KEY-----", ""]).encode()
 
 
+def _revocations(der: bytes) -> certificates.CertificateRevocationList:
+    """One list, whose issuer is read here: who it is would otherwise be found out at a caller's cost."""
+    try:
+        found = certificates.load_der_x509_crl(der)
+        if not list(found.issuer):
+            raise ValueError("a revocation list of nobody")
+    except (TypeError, certificates.InvalidVersion) as error:
+        raise ValueError(f"a revocation list cannot be read: {error}") from error
+    return found
+
+
 def _authorities(der: bytes) -> Authorities:
     return tuple(_certificates(der))
 
@@ -135,7 +145,7 @@ def _certificates(der: bytes) -> Iterator[certificates.Certificate]:
     """Certificates, DER, one behind the other."""
     while der:
         length = _length(der)
-        yield certificates.load_der_x509_certificate(der[:length])
+        yield certificate_of(der[:length])
         der = der[length:]
 
 
