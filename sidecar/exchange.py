@@ -1,0 +1,126 @@
+"""Calls to the daemon: a token for a proof of identity, whether a token lives, and giving one back (exchanged.v1)."""
+
+from datetime import UTC
+from typing import Any
+
+import grpc
+
+from exchanged.v1 import exchange_pb2 as pb
+from exchanged.v1 import exchange_pb2_grpc
+from sidecar.model import Ask, Credential, ExchangeFailed, Fault, Refused, Subject
+
+SECONDS = 20.0
+"""For one call; the daemon gives an exchange 15."""
+_JWT = "urn:ietf:params:oauth:token-type:jwt"
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.NOT_FOUND,
+    }
+)
+"""The daemon said no. With any other code nobody did."""
+_DETAILS = "grpc-status-details-bin"
+
+
+class Daemon:
+    """The daemon at `server` (host:port). `roots` vouch for it, PEM; None takes public roots."""
+
+    def __init__(self, server: str, roots: bytes | None) -> None:
+        self._server = server
+        self._roots = roots
+        self._opened: tuple[bytes, grpc.aio.Channel] | None = None
+
+    async def exchange(self, ask: Ask, subject: Subject) -> Credential:
+        """A token (RFC 8693 §2).
+
+        Raises:
+            Refused: the daemon says no.
+            Fault: nobody did; it may be tried again.
+        """
+        request = pb.ExchangeRequest(
+            audience=[ask.cluster] if ask.cluster else [],
+            scope=ask.scope,
+            subject_token=subject.token,
+            subject_token_type=_JWT if subject.token else "",
+            authorization_details=[pb.AuthorizationDetail(**detail) for detail in ask.details],  # type: ignore[arg-type] # checked where it is read
+            intent=ask.intent,
+        )
+        if ask.lifetime is not None:
+            request.requested_lifetime.seconds = ask.lifetime
+        reply = await self._call("Exchange", request, subject)
+        return Credential(
+            token=reply.access_token,
+            grant_id=reply.grant_id,
+            expires_at=reply.expires_at.ToDatetime(UTC),
+            seconds=float(reply.expires_in),
+            cluster=reply.cluster.name,
+            scope=reply.scope,
+            server=reply.cluster.server,
+            certificate_authority=reply.cluster.certificate_authority,
+        )
+
+    async def lives(self, token: str, subject: Subject) -> bool:
+        """Whether a token still stands for something (RFC 7662 §2).
+
+        Raises:
+            Refused, Fault: it cannot be told.
+        """
+        reply = await self._call("Introspect", pb.IntrospectRequest(token=token), subject)
+        return bool(reply.active)
+
+    async def give_back(self, token: str, subject: Subject) -> None:
+        """Its grant ends at once; an unknown token is no error (RFC 7009 §2.2).
+
+        Raises:
+            Refused, Fault: it may live still.
+        """
+        await self._call("Revoke", pb.RevokeRequest(token=token), subject)
+
+    async def close(self) -> None:
+        """Lets go of the connection."""
+        if self._opened is not None:
+            await self._opened[1].close()
+            self._opened = None
+
+    async def _call(self, method: str, request: Any, subject: Subject) -> Any:
+        stub: Any = exchange_pb2_grpc.TokenExchangeStub(await self._channel(subject))  # type: ignore[no-untyped-call] # generated
+        try:
+            return await getattr(stub, method)(request, timeout=SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise _failed(error) from error
+
+    async def _channel(self, subject: Subject) -> grpc.aio.Channel:
+        """The connection; a new one where the certificate that opened it is not the subject's any more."""
+        if self._opened is not None and self._opened[0] == subject.certificate:
+            return self._opened[1]
+        await self.close()
+        credentials = grpc.ssl_channel_credentials(
+            self._roots or subject.roots or None, subject.key or None, subject.certificate or None
+        )
+        self._opened = (subject.certificate, grpc.aio.secure_channel(self._server, credentials))
+        return self._opened[1]
+
+
+def _failed(error: grpc.aio.AioRpcError) -> ExchangeFailed:
+    from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415 - for those who are refused alone
+
+    reason, request_id, retry_after, more = "", "", None, ""
+    for name, value in error.trailing_metadata() or ():
+        if name != _DETAILS or not isinstance(value, bytes):
+            continue
+        for detail in status_pb2.Status.FromString(value).details:
+            info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+            if detail.Unpack(info):
+                reason, request_id = info.reason, info.metadata["request_id"]
+                told = {key: text for key, text in info.metadata.items() if key not in {"request_id", "oauth_error"}}
+                more = "".join(f"; {key}: {text}" for key, text in told.items())
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    message = (
+        f"{error.details()} [{reason or error.code().name}{', request ' + request_id if request_id else ''}]{more}"
+    )
+    kind = Refused if reason and error.code() in _REFUSALS else Fault
+    return kind(reason, message, retry_after=retry_after)
