@@ -35,7 +35,7 @@ class Svids(Protocol):
 
 
 class SvidCertificate:
-    """Implements `ServingCertificate` with an SVID; None as `spiffe_id` takes the first (SPIFFE_Workload_API §5.3)."""
+    """Implements `ServingCertificate` with an SVID; None as `spiffe_id` takes the first (SPIFFE_Workload_API §8)."""
 
     def __init__(self, *, source: Svids, spiffe_id: str | None) -> None:
         self._source = source

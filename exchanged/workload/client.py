@@ -8,7 +8,6 @@ from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from exchanged.authenticate.bundles import Bundle
 from exchanged.authenticate.fetched import FAILURE_PAUSE, Age, since_boot
@@ -80,8 +79,6 @@ class _Stream(Generic[Update]):
                     self._take(message)
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name} {error.details()}"
-        except DecodeError as error:
-            return f"no message of its contract: {error}"
         return "the stream ended"
 
     def _lose(self, why: str) -> None:
@@ -93,6 +90,9 @@ class _Stream(Generic[Update]):
 
     def _take(self, message: object) -> None:
         try:
+            if message is None:
+                # So gRPC hands on bytes that it could not read.
+                raise ValueError("no message of its contract")
             self.last = self._read(message)
         except ValueError as error:
             # What lacks something mandatory is reported and left aside (§4.5); what was said before holds for a while.
