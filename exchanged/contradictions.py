@@ -133,8 +133,9 @@ def _trust_domains(issuers: Plain, *, workload_api: bool) -> Iterator[Contradict
         if issuer.get("type") != "spiffe":
             continue
         yield from _bundle(("issuers", name), _mapping(issuer.get("bundle")), workload_api=workload_api)
-        other = domains.setdefault(_text(issuer.get("trustDomain")), name)
-        if other != name and issuer.get("trustDomain"):
+        domain = _text(issuer.get("trustDomain"))
+        other = domains.setdefault(domain, name)
+        if other != name and domain:
             yield ("issuers", name, "trustDomain"), f"is that of issuers.{other}; a trust domain is one issuer"
 
 
@@ -165,7 +166,7 @@ def _svids(doors: Plain, clusters: Plain, *, workload_api: bool) -> Iterator[Con
 
 
 def _accepts_x509(issuer: Plain) -> bool:
-    return issuer.get("type") == "spiffe" and "x509" in (issuer.get("svids") or ("x509",))
+    return issuer.get("type") == "spiffe" and "x509" in (_texts(issuer.get("svids")) or ("x509",))
 
 
 def _audiences(top: Plain, issuers: Plain, clusters: Plain) -> Iterator[Contradiction]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from cryptography import x509
@@ -13,8 +13,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from exchanged import config_file, strict_yaml
-from exchanged.authenticate.jws import public_keys
-from exchanged.config import Algorithm, Configuration
+from exchanged.authenticate.bundles import bundle_of
+from exchanged.authenticate.jws import ALGORITHMS, public_keys
+from exchanged.config import Configuration
 from exchanged.strict_yaml import Document, Fault, Faulty
 
 _UNUSABLE = (OSError, ValueError, TypeError, UnsupportedAlgorithm, yaml.YAMLError)
@@ -56,7 +57,7 @@ def check(path: Path) -> ConfigReport:
 def file_faults(document: Document, folder: Path) -> Iterator[Fault]:
     """What is wrong with the files and folders that a document names, but for those that the daemon makes."""
     for place, name in _texts(document.value, ()):
-        look = _LOOKS.get(str(place[-1]))
+        look = _LOOKS.get(".".join(str(step) for step in place[-2:])) or _LOOKS.get(str(place[-1]))
         if look is not None:
             try:
                 look(folder / name)
@@ -120,11 +121,20 @@ def _is_key(path: Path) -> None:
 
 def _is_key_set(path: Path) -> None:
     try:
-        keys = public_keys(json.loads(path.read_bytes()), frozenset(get_args(Algorithm)))
+        keys = public_keys(json.loads(path.read_bytes()), ALGORITHMS)
     except (ValueError, AttributeError) as error:
         raise ValueError("is no JWK Set (RFC 7517)") from error
     if not keys:
         raise ValueError("holds no key that a token could be verified with")
+
+
+def _is_bundle(path: Path) -> None:
+    try:
+        bundle = bundle_of(json.loads(path.read_bytes()), ALGORITHMS)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"is no bundle of a trust domain: {error}") from error
+    if not bundle.authorities and not bundle.jwt_keys:
+        raise ValueError("holds no key that an SVID could be verified with")
 
 
 def _is_kubeconfig(path: Path) -> None:
@@ -152,14 +162,15 @@ _LOOKS: Mapping[str, Callable[[Path], None]] = {
     "key": _is_key,
     "certificateAuthority": _is_chain,
     "clientCertificateAuthority": _is_chain,
-    "file": _is_key_set,
+    "keys.file": _is_key_set,
+    "bundle.file": _is_bundle,
     "kubeconfig": _is_kubeconfig,
     "tokenFile": _is_token,
     "bearerTokenFile": _is_token,
     "policies": _is_folder,
     "state": _may_become_state,
 }
-"""How the file behind a key is looked at."""
+"""How the file behind a key is looked at; by the key above it too, where that tells more."""
 
 
 def _said(error: Exception) -> str:

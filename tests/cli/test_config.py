@@ -14,6 +14,7 @@ from exchanged.contradictions import contradictions
 from exchanged.keys.certificates import Authority
 from tests.cli.command import configuration, run
 from tests.issuers import FakeIssuer
+from tests.spiffe.pki import TrustDomain
 
 FAULTY = """\
 apiVersion: exchanged.dev/v1alpha1
@@ -255,8 +256,201 @@ def test_nothing_is_coerced(tmp_path: Path, key: str, value: str) -> None:
     assert key in [where for where, _ in _told(tmp_path, **{room: changed})]
 
 
+def _domain(**changes: Any) -> dict[str, Any]:
+    """An issuer that is a trust domain, with its bundle at an endpoint."""
+    usual = {"type": "spiffe", "trustDomain": "acme.example", "bundle": {"endpoint": "https://acme.example/bundle"}}
+    return {name: value for name, value in (usual | changes).items() if value is not None}
+
+
+_PORT = {"grpc": {"listen": "127.0.0.1:1", "svid": True}}
+_API: dict[str, Any] = {"workloadApi": {"socket": "unix:///run/spire/agent.sock"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where", "what"),
+    [
+        ({"issuers": {"acme": _domain(bundle=None)}}, "issuers.acme", "give workloadApi, or bundle.file or"),
+        ({"issuers": {"acme": _domain(bundle={"refresh": "1m"})}}, "issuers.acme", "give workloadApi"),
+        (
+            {"issuers": {"acme": _domain(bundle={"file": "bundle.json", "endpoint": "https://acme.example/bundle"})}},
+            "issuers.acme.bundle.file",
+            "file or endpoint, not both",
+        ),
+        (
+            {"issuers": {"acme": _domain(bundle={"file": "bundle.json", "certificateAuthority": "ca.crt"})}},
+            "issuers.acme.bundle.certificateAuthority",
+            "of an endpoint, and there is none",
+        ),
+        (
+            {**_API, "issuers": {"acme": _domain(bundle={"certificateAuthority": "ca.crt"})}},
+            "issuers.acme.bundle.certificateAuthority",
+            "of an endpoint, and there is none",
+        ),
+        (
+            {"issuers": {"acme": _domain(), "again": _domain(svids=["jwt"])}},
+            "issuers.again.trustDomain",
+            "is that of issuers.acme",
+        ),
+        ({"issuers": {"acme": _domain(trustDomain="ACME.example")}}, "issuers.acme.trustDomain", "pattern"),
+        ({"issuers": {"acme": _domain(trustDomain="spiffe://acme.example")}}, "issuers.acme.trustDomain", "pattern"),
+        ({"issuers": {"acme": _domain(trustDomain="acme.example\n")}}, "issuers.acme.trustDomain", "pattern"),
+        ({"issuers": {"acme": _domain(trustDomain=None)}}, "issuers.acme.trustDomain", ""),
+        ({"issuers": {"acme": _domain(svids=[])}}, "issuers.acme.svids", "must not be empty"),
+        ({"issuers": {"acme": _domain(svids=["wit"])}}, "issuers.acme.svids[0]", "'jwt' or 'x509'"),
+        ({"issuers": {"acme": _domain(algorithms=["HS256"])}}, "issuers.acme.algorithms[0]", "'RS256'"),
+        ({"issuers": {"acme": _domain(issuer="https://acme.example")}}, "issuers.acme.issuer", "unknown key"),
+        (
+            {"issuers": {"acme": _domain(bundle={"endpoint": "http://acme.example/b"})}},
+            "issuers.acme.bundle.endpoint",
+            "",
+        ),
+        (
+            {"issuers": {"acme": _domain(audience="https://managed.example")}},
+            "issuers.acme.audience",
+            "cluster managed",
+        ),
+        ({"doors": {"grpc": {"listen": "127.0.0.1:1", "svid": True}}}, "doors.grpc.svid", "give workloadApi"),
+        ({"doors": {"mtls": {"svid": True}}}, "doors.mtls.svid", "give workloadApi"),
+        ({"doors": {"authorizer": {"svid": True}}}, "doors.authorizer.svid", "give workloadApi"),
+        (
+            {**_API, "doors": {"http": {"listen": "127.0.0.1:1", "svid": True, "plaintext": True}}},
+            "doors.http.svid",
+            "plaintext: true and svid: true exclude each other",
+        ),
+        ({"doors": {"mtls": {"plaintext": True}}}, "doors.mtls.plaintext", "unknown key"),
+        ({"doors": {"mtls": {"listen": "127.0.0.1:8443"}}}, "doors.mtls.listen", "doors.grpc listens at port 8443"),
+        ({"doors": {"mtls": {"listen": "0.0.0.0:8444"}}}, "doors.mtls.listen", "doors.http listens at port 8444"),
+        ({"doors": {"mtls": {}}, "issuers": {"acme": _domain(svids=["jwt"])}}, "doors.mtls", "nobody can come in"),
+        ({"doors": {"mtls": {}}, "issuers": _issuer()}, "doors.mtls", "nobody can come in"),
+        ({"workloadApi": {"socket": "tcp://127.0.0.1:1"}}, "workloadApi.socket", "pattern"),
+        ({"workloadApi": {"socket": "/run/agent.sock"}}, "workloadApi.socket", "pattern"),
+        ({"workloadApi": {"spiffeId": "acme.example/web"}}, "workloadApi.spiffeId", "pattern"),
+        ({"clusters": _bindings(credential={"svid": True})}, "clusters.managed.credential.svid", "give workloadApi"),
+        (
+            {**_API, "clusters": _bindings(credential={"svid": True, "tokenFile": "token"})},
+            "clusters.managed.credential",
+            "exactly one of",
+        ),
+    ],
+)
+def test_what_spiffe_keys_must_not_say_together(tmp_path: Path, changes: dict[str, Any], where: str, what: str) -> None:
+    """Each contradiction of keys for trust domains and SVIDs is found, at its key, and it alone."""
+    _bundle_file(tmp_path)
+    (tmp_path / "ca.crt").write_bytes(TrustDomain("acme.example").x509_pem)
+    told = _told(tmp_path, **({"issuers": {"acme": _domain()}, "doors": {}, "clusters": _bindings()} | changes))
+    assert [each for each, _ in told] == [where]
+    assert what in told[0][1]
+
+
+def test_trust_domains_that_are_none_are_not_the_same(tmp_path: Path) -> None:
+    """What is no name at all is told as that, and not as a name that is there twice."""
+    told = _told(tmp_path, issuers={"acme": _domain(trustDomain=5), "again": _domain(trustDomain=5)})
+    assert [where for where, _ in told] == ["issuers.acme.trustDomain", "issuers.again.trustDomain"]
+    assert not any("is that of" in what for _, what in told)
+
+
+def _bundle_file(folder: Path, content: str | None = None) -> Path:
+    file = folder / "bundle.json"
+    file.write_text(json.dumps(TrustDomain("acme.example").bundle()) if content is None else content)
+    return file
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"issuers": {"acme": _domain(bundle={"file": "bundle.json"})}},
+        {**_API, "issuers": {"acme": _domain(bundle=None)}},
+        {**_API, "issuers": {"acme": _domain(bundle={"staleLimit": "5m"})}},
+        {"workloadApi": {}, "issuers": {"acme": _domain(bundle=None)}},
+        {"issuers": {"acme": _domain(), "partner": _domain(trustDomain="partner.example")}},
+        {"doors": {"mtls": {}}},
+        {"doors": {"mtls": {}}, "issuers": {"acme": _domain(svids=["jwt"]), "b": _domain(trustDomain="b.example")}},
+        {**_API, "doors": {"mtls": {"svid": True}, **_PORT}},
+        {"doors": {"mtls": {"listen": "127.0.0.1:8445"}}},
+        {**_API, "clusters": _bindings(credential={"svid": True})},
+    ],
+)
+def test_what_spiffe_keys_may_say_together(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """With nothing contradictory there is nothing to tell."""
+    _bundle_file(tmp_path)
+    assert _told(tmp_path, **({"issuers": {"acme": _domain()}, "doors": {}, "clusters": _bindings()} | changes)) == []
+
+
+def test_spiffe_faults_have_their_lines(tmp_path: Path) -> None:
+    """Each fault of keys for trust domains and SVIDs is told with the line that it stands at."""
+    file = tmp_path / "exchanged.yaml"
+    file.write_text(
+        """\
+apiVersion: exchanged.dev/v1alpha1
+kind: Configuration
+issuer: https://exchanged.example
+state: state
+policies: .
+doors:
+  grpc:
+    listen: 127.0.0.1:1
+    svid: true
+  mtls:
+    listen: 127.0.0.1:8444
+    tls: {certificate: nowhere.crt, key: nowhere.key}
+issuers:
+  acme:
+    type: spiffe
+    trustDomain: acme.example
+    svids: [jwt]
+  again:
+    type: spiffe
+    trustDomain: acme.example
+    svids: [jwt]
+    bundle:
+      endpoint: https://acme.example/bundle
+      file: nowhere.json
+clusters:
+  prod:
+    mode: bindings
+    server: https://prod.example:6443
+    namespaces: [web]
+    credential:
+      svid: true
+"""
+    )
+    told = run("config", "check", file, "-o", "json").json["faults"]
+    assert [(fault["line"], fault["where"]) for fault in told] == [
+        (9, "doors.grpc.svid"),
+        (10, "doors.mtls"),
+        (11, "doors.mtls.listen"),
+        (12, "doors.mtls.tls.certificate"),
+        (12, "doors.mtls.tls.key"),
+        (14, "issuers.acme"),
+        (20, "issuers.again.trustDomain"),
+        (24, "issuers.again.bundle.file"),
+        (24, "issuers.again.bundle.file"),
+        (31, "clusters.prod.credential.svid"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("{", "is no bundle of a trust domain"),
+        ("[]", "is no bundle of a trust domain"),
+        ("{}", "is no bundle of a trust domain: no list of keys"),
+        ('{"keys": [{"use": "x509-svid", "kty": "EC", "x5c": ["!"]}]}', "x5c holds no certificate"),
+        ('{"keys": []}', "holds no key that an SVID"),
+        (json.dumps(FakeIssuer(url="https://ci.example").jwks()), "holds no key that an SVID"),
+    ],
+)
+def test_a_bundle_that_is_none(tmp_path: Path, content: str, what: str) -> None:
+    """The file of a bundle is looked at as one; the keys of a web issuer are none."""
+    _bundle_file(tmp_path, content)
+    ((where, text),) = _told(tmp_path, issuers={"acme": _domain(bundle={"file": "bundle.json"})})
+    assert where == "issuers.acme.bundle.file"
+    assert what in text
+
+
 KEYS = sorted(strict_yaml._keys(Configuration.model_json_schema()))
-WORDS = ["kubernetes", "bindings", "authorizer", "both", "127.0.0.1:1", "a"]
+WORDS = ["kubernetes", "bindings", "authorizer", "both", "127.0.0.1:1", "a", "spiffe", "x509"]
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.sampled_from(WORDS) | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=6),

@@ -172,6 +172,43 @@ async def test_revoked_subjects_are_refused(store: Store) -> None:
     await store.begin(intent(identity(issuer=IssuerName("another"))))
 
 
+async def test_a_revoked_peer_is_refused(store: Store) -> None:
+    """Whose certificate a call came over must not be revoked either, though the token is somebody else's."""
+    who = identity()
+    peer = identity(issuer=IssuerName("acme"), subject="spiffe://acme.example/proxy", single_use=None)
+    await store.begin(intent(identity(), peer=peer))
+    record = Record(kind=RecordKind.SUBJECT_REVOKED, time=NOW)
+    await store.revoke_subject(peer.issuer, peer.subject, peer.issued_at, record)
+    before = await store.last_sequence()
+    with pytest.raises(SubjectTokenRejected, match=r"acme/spiffe://acme\.example/proxy") as refused:
+        await store.begin(intent(who, peer=peer))
+    assert refused.value.reason is Reason.SUBJECT_REVOKED
+    assert await store.last_sequence() == before
+    # The subject's token was not used up by that, and a newer certificate of the same peer is good.
+    await store.begin(intent(who, peer=replace(peer, issued_at=peer.issued_at + timedelta(seconds=1))))
+    await store.begin(intent(identity(), peer=replace(peer, issuer=IssuerName("partner"))))
+    await store.begin(intent(identity(), peer=replace(peer, subject="spiffe://acme.example/proxy/2")))
+
+
+async def test_a_peer_of_before_the_epoch_is_refused(store: Store) -> None:
+    """After a restore older certificates count as little as older tokens."""
+    await store.new_epoch(NOW, Record(kind=RecordKind.EPOCH, time=NOW))
+    new = identity(issued_at=NOW + timedelta(seconds=1))
+    with pytest.raises(SubjectTokenRejected) as refused:
+        await store.begin(intent(new, peer=identity(single_use=None)))
+    assert refused.value.reason is Reason.SUBJECT_REVOKED
+    await store.begin(intent(new, peer=identity(single_use=None, issued_at=NOW + timedelta(seconds=1))))
+
+
+async def test_a_peer_is_counted_nowhere(store: Store) -> None:
+    """Bounds are the subject's: over one certificate there may be calls for many."""
+    peer = identity(subject="proxy", single_use=None)
+    tight = Bounds(live_per_subject=1, live_in_all=100)
+    for number in range(3):
+        await store.begin(intent(identity(subject=f"s{number}"), peer=peer, bounds=tight))
+    assert (await store.counts()).live == 3
+
+
 async def test_a_new_epoch_ends_everything(store: Store) -> None:
     """After a restore all live grants are revoked, and older tokens refused."""
     live, ended = await _issued(store), await _issued(store)
