@@ -42,6 +42,9 @@ class Program:
 SERVER = Program(name="lab-server", module=HERE / "server", package=".", ldflags=_LDFLAGS)
 LOAD = Program(name="load", module=HERE.parent / "bench" / "load", package=".")
 GRPCURL = Program(name="grpcurl", module=HERE / "grpcurl", package="github.com/fullstorydev/grpcurl/cmd/grpcurl")
+ACTIONLINT = Program(
+    name="actionlint", module=HERE.parent / "ci" / "actionlint", package="github.com/rhysd/actionlint/cmd/actionlint"
+)
 SPIFFE_CLIENT = Program(name="spiffe-client", module=HERE.parent / "spiffe" / "client", package=".")
 
 
