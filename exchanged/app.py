@@ -171,9 +171,15 @@ class Daemon:
             async with asyncio.TaskGroup() as doors:
                 listening = asyncio.Event()
                 open_doors = [doors.create_task(door) for door in self.entrances.open(self._admin(), listening)]
-                await listening.wait()
-                on_started(self._started)
-                await stop.wait()
+                # A door may wait for its certificate for as long as the Workload API is away.
+                await asyncio.wait(
+                    {doors.create_task(listening.wait()), stopping := doors.create_task(stop.wait())},
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if not stopping.done():
+                    on_started(self._started)
+                await stopping
+                listening.set()
                 self.readiness.draining = True
                 for door in open_doors:
                     door.cancel()

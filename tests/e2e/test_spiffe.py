@@ -143,6 +143,13 @@ def test_the_workload_api_may_come_later_and_go_and_come_back(tmp_path: Path) ->
         api.stop()
 
 
+def test_a_daemon_that_waits_for_its_svid_stops_when_told_to(tmp_path: Path) -> None:
+    """SIGTERM while no door that serves an SVID is open: a clean end."""
+    daemon = _daemon(tmp_path, WorkloadApi(tmp_path / "api.sock", TrustDomain("prod.example"), identities=[OWN]))
+    daemon.start()
+    assert daemon.stop() == 0
+
+
 def test_grants_of_an_issuer_that_is_not_configured_any_more_end(tmp_path: Path) -> None:
     """Taken out of the configuration: at the next start, whatever kind it is."""
     home, partner = TrustDomain("prod.example"), TrustDomain("partner.example")
