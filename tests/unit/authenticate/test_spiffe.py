@@ -14,8 +14,11 @@ from tests.issuers import AUDIENCE, FakeIssuer
 from tests.spiffe.pki import TrustDomain
 from tests.svids import Published, presented
 
-NOW = datetime.now(UTC)
 BOTH = frozenset({"jwt", "x509"})
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 class Known:
@@ -73,8 +76,8 @@ async def test_what_svids_become() -> None:
     """Both kinds are the same workload; other claims of a JWT-SVID are there for policies, and no use is single."""
     made = Published.of("acme.example")
     judge, svid, text = made.authenticator(), made.domain.svid(), made.domain.jwt(team="web", jti="1")
-    by_token = await judge.authenticate(_token(text), NOW)
-    by_certificate = await judge.authenticate_certificate(read(presented(svid)), NOW)
+    by_token = await judge.authenticate(_token(text), _now())
+    by_certificate = await judge.authenticate_certificate(read(presented(svid)), _now())
     for found in (by_token, by_certificate):
         assert (found.issuer, found.subject) == ("acme", "spiffe://acme.example/ns/web/sa/deployer")
         assert (found.kind, found.single_use, found.job) == (IdentityKind.WORKLOAD, None, None)
@@ -109,6 +112,15 @@ def test_who_is_asked(subject: Any, may: bool) -> None:  # noqa: FBT001 - a colu
     assert not _knowing(Known(None), frozenset({"x509"})).may_vouch(token)
 
 
+@pytest.mark.parametrize("subject", ["spiffe://partner.example/web", "spiffe://acme.example", "acme", None, 7])
+async def test_a_key_vouches_for_its_own_workloads_alone(subject: Any) -> None:
+    """Whoever asks: what a trust domain's key says of others, or of the domain itself, is refused (JWT-SVID §3.1)."""
+    domain = TrustDomain("acme.example")
+    with pytest.raises(TokenRefused) as refused:
+        await _knowing(Known(_bundle(domain))).authenticate(_token(domain.jwt(sub=subject)), _now())
+    assert (refused.value.reason, refused.value.verified) == (Reason.TOKEN_CLAIMS, True)
+
+
 def test_what_is_known_without_asking() -> None:
     """Whether a key is known is told by the last bundle, however old."""
     domain = TrustDomain("acme.example")
@@ -126,12 +138,12 @@ async def test_keys_that_are_newer_than_the_bundle() -> None:
     judge = _knowing(known)
     domain.rotate()
     known.newer = _bundle(domain)
-    assert await judge.authenticate(_token(domain.jwt()), NOW)
-    assert await judge.authenticate_certificate(read(presented(domain.svid())), NOW)
+    assert await judge.authenticate(_token(domain.jwt()), _now())
+    assert await judge.authenticate_certificate(read(presented(domain.svid())), _now())
     assert known.asked == 2
     for text in (TrustDomain("acme.example").jwt(), domain.jwt(header={"kid": "invented"})):
         with pytest.raises(TokenRefused) as refused:
-            await judge.authenticate(_token(text), NOW)
+            await judge.authenticate(_token(text), _now())
         assert refused.value.reason is Reason.TOKEN_SIGNATURE
 
 
@@ -141,9 +153,9 @@ async def test_a_flood_of_strangers_makes_no_storm_of_fetches() -> None:
     judge = made.authenticator()
     for number in range(20):
         with pytest.raises(TokenRefused):
-            await judge.authenticate(_token(made.domain.jwt(header={"kid": f"k{number}"})), NOW)
+            await judge.authenticate(_token(made.domain.jwt(header={"kid": f"k{number}"})), _now())
         with pytest.raises(TokenRefused):
-            await judge.authenticate_certificate(read(presented(TrustDomain("acme.example").svid())), NOW)
+            await judge.authenticate_certificate(read(presented(TrustDomain("acme.example").svid())), _now())
     assert made.fetches == 1
     made.clock.later(timedelta(seconds=31))
     with pytest.raises(TokenRefused):
@@ -159,8 +171,8 @@ async def test_nothing_newer(newer: Bundle | None) -> None:
     known.newer = newer
     stranger = TrustDomain("acme.example")
     for refusing in (
-        _knowing(known).authenticate(_token(stranger.jwt()), NOW),
-        _knowing(known).authenticate_certificate(read(presented(stranger.svid())), NOW),
+        _knowing(known).authenticate(_token(stranger.jwt()), _now()),
+        _knowing(known).authenticate_certificate(read(presented(stranger.svid())), _now()),
     ):
         with pytest.raises(TokenRefused):
             await refusing
@@ -173,14 +185,14 @@ async def test_one_kind_of_key_is_not_known() -> None:
     without_jwt, without_x509 = Known(Bundle(whole.authorities, None)), Known(Bundle(None, whole.jwt_keys))
     token, chain = _token(domain.jwt()), read(presented(domain.svid()))
     for refusing, kind in (
-        (_knowing(without_jwt).authenticate(token, NOW), "JWT"),
-        (_knowing(without_x509).authenticate_certificate(chain, NOW), r"X\.509"),
+        (_knowing(without_jwt).authenticate(token, _now()), "JWT"),
+        (_knowing(without_x509).authenticate_certificate(chain, _now()), r"X\.509"),
     ):
         with pytest.raises(KeysUnavailable, match=f"{kind} keys of trust domain acme") as error:
             await refusing
         assert error.value.retry_after
-    assert await _knowing(without_x509).authenticate(token, NOW)
-    assert await _knowing(without_jwt).authenticate_certificate(chain, NOW)
+    assert await _knowing(without_x509).authenticate(token, _now())
+    assert await _knowing(without_jwt).authenticate_certificate(chain, _now())
 
 
 async def test_what_becomes_unknown_meanwhile() -> None:
@@ -188,7 +200,7 @@ async def test_what_becomes_unknown_meanwhile() -> None:
     known = Known(_bundle(TrustDomain("acme.example")))
     known.newer = Bundle(None, None)
     with pytest.raises(KeysUnavailable):
-        await _knowing(known).authenticate_certificate(read(presented(TrustDomain("acme.example").svid())), NOW)
+        await _knowing(known).authenticate_certificate(read(presented(TrustDomain("acme.example").svid())), _now())
 
 
 async def test_an_empty_bundle_vouches_for_nobody() -> None:
@@ -196,10 +208,10 @@ async def test_an_empty_bundle_vouches_for_nobody() -> None:
     domain = TrustDomain("acme.example")
     judge = _knowing(Known(Bundle((), ())))
     with pytest.raises(TokenRefused) as refused:
-        await judge.authenticate(_token(domain.jwt()), NOW)
+        await judge.authenticate(_token(domain.jwt()), _now())
     assert refused.value.reason is Reason.TOKEN_SIGNATURE
     with pytest.raises(TokenRefused, match=r"has no X\.509 authority"):
-        await judge.authenticate_certificate(read(presented(domain.svid())), NOW)
+        await judge.authenticate_certificate(read(presented(domain.svid())), _now())
     assert judge.unready() == "the bundle of trust domain acme.example is empty"
     assert _knowing(Known(None)).unready() == "not known"
     assert _knowing(Known(_bundle(domain))).unready() is None

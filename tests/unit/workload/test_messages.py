@@ -144,9 +144,9 @@ def test_an_empty_bundle() -> None:
         assert messages.jwt(pb.JwtBundlesResponse(bundles={PARTNER.id: keys})) == {"partner.example": ()}
 
 
-def _revoking() -> bytes:
+def _revoking(issuer: x509.Name = HOME.authorities[0].subject) -> bytes:
     at = now()
-    builder = x509.CertificateRevocationListBuilder().issuer_name(HOME.authorities[0].subject)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer)
     builder = builder.last_update(at).next_update(at + timedelta(days=1))
     entry = x509.RevokedCertificateBuilder().serial_number(7).revocation_date(at).build()
     return builder.add_revoked_certificate(entry).sign(HOME._current.key, hashes.SHA256()).public_bytes(Encoding.DER)
@@ -164,6 +164,7 @@ NO_LISTS = {
     "garbage": b"garbage",
     "half of one": _revoking()[:-1],
     "a certificate": HOME.x509_der,
+    "one of nobody": _revoking(x509.Name([])),
     "a version that there is not": _revoking().replace(b"\x02\x01\x01\x30\x0a", b"\x02\x01\x07\x30\x0a", 1),
     "an issuer that cannot be read": _revoking().replace(b"acme.example", b"\xffcme.example"),
     "an issuer's name that is a number": _revoking().replace(b"\x0c\x0cacme", b"\x02\x0cacme"),
