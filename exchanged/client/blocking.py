@@ -1,0 +1,216 @@
+"""The client for threads."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, Unpack
+
+import grpc
+
+from exchanged.client import calls, kubernetes, schedule
+from exchanged.client.errors import ExchangeFailed, Refused
+from exchanged.client.model import Ask, Certificate, Grant, Introspection
+from exchanged.v1 import exchange_pb2 as pb
+from exchanged.v1 import exchange_pb2_grpc
+
+if TYPE_CHECKING:
+    from kubernetes import client
+
+log = logging.getLogger(__name__)
+
+Token = str | Callable[[], str]
+"""A subject or actor token: a text is shown once; a callable is asked for a fresh one before each try."""
+
+
+class Exchange:
+    """The daemon at `server` (host:port of its gRPC door). Safe for any number of threads.
+
+    Args:
+        server: the door `grpc`, or `mtls`.
+        ca: a file with who vouches for it, PEM; public roots do without. Read before each call.
+        certificate: asked before each call for who we are at the door `mtls`.
+        timeout: seconds for one try.
+        patience: seconds in which what may pass is tried again, with full jitter.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        *,
+        ca: str | Path | None = None,
+        certificate: Callable[[], Certificate] | None = None,
+        timeout: float = calls.SECONDS,
+        patience: float = calls.PATIENCE,
+    ) -> None:
+        self._server, self._ca, self._certificate = server, ca, certificate
+        self._timeout, self._patience = timeout, patience
+        self._lock = threading.Lock()
+        self._opened: tuple[bytes | None, Certificate | None, grpc.Channel] | None = None
+        self._closed = threading.Event()
+        self._credentials: list[Credential] = []
+
+    def token(self, subject_token: Token = "", actor_token: Token = "", **ask: Unpack[Ask]) -> Grant:
+        """A token for a proof of identity (RFC 8693 §2); `ask` is told at `Ask`. Without one, the certificate is it.
+
+        Raises:
+            Refused: the daemon says no.
+            Unavailable: nobody did.
+        """
+        return self._token(subject_token, actor_token, ask)
+
+    def introspect(self, token: str) -> Introspection:
+        """What a token stands for, and whether it lives (RFC 7662 §2).
+
+        Raises:
+            Refused, Unavailable: it cannot be told.
+        """
+        return calls.introspected(
+            self._call("Introspect", partial(pb.IntrospectRequest, token=token), self._timeout, self._patience)
+        )
+
+    def revoke(self, token: str) -> None:
+        """Gives a token back: its grant ends at once. An unknown one is no error (RFC 7009 §2.2).
+
+        Raises:
+            Refused, Unavailable: it may live still.
+        """
+        self._call("Revoke", partial(pb.RevokeRequest, token=token), self._timeout, self._patience)
+
+    def credential(self, subject_token: Token = "", actor_token: Token = "", **ask: Unpack[Ask]) -> "Credential":
+        """A token that is renewed by itself while somebody asks for it, and given back when this client is closed."""
+
+        def fetch(within: float | None) -> Grant:
+            return self._token(subject_token, actor_token, ask, within)
+
+        made = Credential(fetch)
+        self._credentials.append(made)
+        return made
+
+    def close(self) -> None:
+        """Gives back what credentials hold, as far as the daemon can be reached, and lets go of the connection."""
+        for each in self._credentials:
+            if held := each.forget():
+                with suppress(ExchangeFailed, OSError):
+                    self._call("Revoke", partial(pb.RevokeRequest, token=held.token), calls.CLOSING_SECONDS, 0)
+        self._credentials.clear()
+        self._closed.set()
+        with self._lock:
+            if self._opened is not None:
+                self._opened[2].close()
+                self._opened = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _token(self, subject: Token, actor: Token, ask: Ask, within: float | None = None) -> Grant:
+        """Within so many seconds, in one try; or as long as it may take."""
+        fresh = callable(subject) and not (isinstance(actor, str) and actor)
+        patience = self._patience if within is None and (fresh or subject == "") else 0.0
+        timeout = self._timeout if within is None else min(self._timeout, within)
+        return calls.granted(
+            self._call("Exchange", lambda: calls.exchange(_read(subject), _read(actor), **ask), timeout, patience)
+        )
+
+    def _call(self, method: str, request: Callable[[], Any], timeout: float, patience: float) -> Any:
+        until, attempt = time.monotonic() + patience, 0
+        while True:
+            attempt += 1
+            try:
+                return getattr(self._stub(), method)(request(), timeout=timeout)
+            except grpc.RpcError as error:
+                failure = calls.failed(error)
+                pause = schedule.pause(attempt, failure.retry_after)
+                if not calls.may_pass(error, failure) or time.monotonic() + pause > until:
+                    raise failure from error
+            self._closed.wait(pause)
+
+    def _stub(self) -> Any:
+        """The connection; a new one where what it was opened with is not what would open it now."""
+        roots = Path(self._ca).read_bytes() if self._ca is not None else None
+        certificate = self._certificate() if self._certificate is not None else None
+        with self._lock:
+            if self._closed.is_set():
+                raise RuntimeError("this client is closed")
+            if self._opened is None or self._opened[:2] != (roots, certificate):
+                # The old one is let go of and not closed: other threads' calls are still on it.
+                made = grpc.secure_channel(self._server, calls.credentials(roots, certificate), options=calls.OPTIONS)
+                self._opened = (roots, certificate, made)
+            return exchange_pb2_grpc.TokenExchangeStub(self._opened[2])  # type: ignore[no-untyped-call] # generated
+
+
+class Credential:
+    """A token that is always good: fetched when first asked for, replaced early, one request at a time."""
+
+    def __init__(self, fetch: Callable[[float | None], Grant], clock: Callable[[], float] = time.monotonic) -> None:
+        self._fetch, self._clock = fetch, clock
+        self._held = schedule.Held()
+        self._lock = threading.Lock()
+
+    def grant(self) -> Grant:
+        """A grant that may be used now.
+
+        Raises:
+            Refused: the daemon says no; what was there before is not used any more.
+            Unavailable: there is none, and nobody said no.
+            OSError: there is none, and the subject token or a file cannot be read.
+        """
+        now = self._clock()
+        live = self._held.live(now)
+        if live is not None and not self._held.is_due(now):
+            return live
+        # Who has a good one does not wait for the one who fetches.
+        if not self._lock.acquire(blocking=live is None):
+            assert live is not None  # noqa: S101 - or it had waited
+            return live
+        try:
+            return self._renewed()
+        finally:
+            self._lock.release()
+
+    def kubernetes(self) -> "client.Configuration":
+        """A configuration for the `kubernetes` package: host and CA as granted, the token renewed by itself.
+
+        Raises:
+            Refused, Unavailable, OSError: as `grant`.
+        """
+        return kubernetes.configuration(self.grant(), self.grant)
+
+    def forget(self) -> Grant | None:
+        """What is held, if it may be used still; it is not held any more."""
+        held, self._held = self._held, schedule.Held()
+        return held.live(self._clock())
+
+    def _renewed(self) -> Grant:
+        held, now = self._held, self._clock()
+        live = held.live(now)
+        if not held.is_due(now):
+            if live is not None:
+                return live
+            if held.failure is not None:
+                raise held.failure.with_traceback(None)
+        try:
+            grant = self._fetch(None if live is None else schedule.SHARE_OF_REST * held.rest(now))
+        except (ExchangeFailed, OSError) as error:
+            held.fail(error, self._clock())
+            if live is None or isinstance(error, Refused):
+                raise
+            log.warning(
+                "a cluster token could not be renewed yet", extra={"grant": live.grant_id, "detail": str(error)}
+            )
+            return live
+        held.replace(grant, self._clock())
+        return grant
+
+
+def _read(token: Token) -> str:
+    return (token() if callable(token) else token).strip()
