@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from exchanged import __version__
-from exchanged.cli import cluster, config, grants, policy, records, serve, store, token
+from exchanged.cli import cluster, config, grants, kubeconfig, policy, records, serve, store, token
 
 app = typer.Typer(
     name="exchanged",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.add_typer(token.app, name="token")
+app.command("kubeconfig")(kubeconfig.kubeconfig)
 app.add_typer(grants.app, name="grants")
 app.add_typer(records.app, name="records")
 app.add_typer(policy.app, name="policy")

@@ -33,7 +33,7 @@ Ca = Annotated[
     ),
 ]
 TokenFile = Annotated[Path | None, typer.Option("--token-file", help="A file with the token; standard input without.")]
-_TYPE = "urn:ietf:params:oauth:token-type:jwt"
+JWT = "urn:ietf:params:oauth:token-type:jwt"
 _CAUSES = (
     (
         "CERTIFICATE_VERIFY_FAILED",
@@ -121,9 +121,9 @@ def get(
         audience=[cluster] if cluster else [],
         scope=scope,
         subject_token=subject,
-        subject_token_type=_TYPE if subject else "",
+        subject_token_type=JWT if subject else "",
         actor_token=actor,
-        actor_token_type=_TYPE if actor else "",
+        actor_token_type=JWT if actor else "",
         authorization_details=[
             pb.AuthorizationDetail(type=arguments.DETAIL_TYPE, **asdict(each)) for each in arguments.details(details)
         ],
@@ -131,7 +131,7 @@ def get(
     )
     if (asked := arguments.lifetime(lifetime)) is not None:
         request.requested_lifetime.FromTimedelta(asked)
-    reply = _called(server, ca, "Exchange", request, own)
+    reply = called(server, ca, "Exchange", request, own)
     if output == "token":
         print(reply.access_token)
         return
@@ -145,7 +145,7 @@ def revoke(
     """Give a token back: what it may do ends at once. An unknown token is no error (RFC 7009 §2.2)."""
     from exchanged.v1 import exchange_pb2 as pb
 
-    _called(server, ca, "Revoke", pb.RevokeRequest(token=_read(token_file)))
+    called(server, ca, "Revoke", pb.RevokeRequest(token=_read(token_file)))
     if output is Format.JSON:
         show_json({"given_back": True})
     else:
@@ -159,7 +159,7 @@ def introspect(
     """What a token stands for, and whether it lives. Exit code 1 if it does not."""
     from exchanged.v1 import exchange_pb2 as pb
 
-    told = _json(_called(server, ca, "Introspect", pb.IntrospectRequest(token=_read(token_file))))
+    told = _json(called(server, ca, "Introspect", pb.IntrospectRequest(token=_read(token_file))))
     if output is Format.JSON:
         show_json(told)
     else:
@@ -168,18 +168,18 @@ def introspect(
         raise typer.Exit(Exit.REFUSED)
 
 
-def _called(server: str, ca: Path | None, method: str, request: Any, own: "X509 | None" = None) -> Any:
+def called(server: str, ca: Path | None, method: str, request: Any, own: "X509 | None" = None) -> Any:
     """The reply of one call, or the end of the command with the refusal."""
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
 
     from exchanged.v1 import exchange_pb2_grpc
 
-    roots = _roots(ca)
+    pem = roots(ca)
     if own is None:
-        credentials = grpc.ssl_channel_credentials(roots)
+        credentials = grpc.ssl_channel_credentials(pem)
     else:
-        credentials = grpc.ssl_channel_credentials(roots or own.roots, own.key, own.chain)
+        credentials = grpc.ssl_channel_credentials(pem or own.roots, own.key, own.chain)
     with grpc.secure_channel(server, credentials) as channel:
         stub: exchange_pb2_grpc.TokenExchangeStub = exchange_pb2_grpc.TokenExchangeStub(channel)  # type: ignore[no-untyped-call] # generated
         try:
@@ -188,14 +188,15 @@ def _called(server: str, ca: Path | None, method: str, request: Any, own: "X509 
             _refused(error, server)
 
 
-def _roots(ca: Path | None) -> bytes | None:
+def roots(ca: Path | None) -> bytes | None:
+    """PEM of who vouches for a server, or the end of the command; None for public roots."""
     try:
-        roots = ca.read_bytes() if ca else None
+        pem = ca.read_bytes() if ca else None
     except OSError as error:
         fail(f"--ca {ca} cannot be read: {error.strerror}", Exit.USAGE)
-    if roots is not None and b"BEGIN CERTIFICATE" not in roots:
+    if pem is not None and b"BEGIN CERTIFICATE" not in pem:
         fail(f"--ca {ca} holds no certificate (PEM)", Exit.USAGE)
-    return roots
+    return pem
 
 
 def _refused(error: "grpc.RpcError", server: str) -> NoReturn:

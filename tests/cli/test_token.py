@@ -24,7 +24,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         requests.append(request)
         return pb.ExchangeResponse(access_token="a token")
 
-    monkeypatch.setattr(token, "_called", called)
+    monkeypatch.setattr(token, "called", called)
     return requests
 
 

@@ -1,0 +1,177 @@
+"""`exchanged kubeconfig`: what kubectl and every client-go program need to ask for their tokens by themselves."""
+
+import os
+from base64 import b64encode
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from exchanged.cli import arguments
+from exchanged.cli import token as exchange
+from exchanged.cli.output import Exit, fail, show_json
+from exchanged.cli.source import Source, SourceError, default_audience, subject_token
+
+HINT = "The command `sidecar` is not on the PATH. It comes with the Python package `exchanged`."
+"""What kubectl says where the plugin is not installed."""
+
+
+def kubeconfig(
+    server: exchange.Server = "127.0.0.1:8443",
+    ca: exchange.Ca = None,
+    cluster: Annotated[str, typer.Option("--cluster", "--audience", help="The cluster's name.")] = "",
+    scope: Annotated[str, typer.Option(help="policy/scope, or the scope alone while one policy matches.")] = "",
+    source: Annotated[
+        Source, typer.Option(help="Where the plugin will have its subject token from; as for `token get`, less stdin.")
+    ] = Source.AUTO,
+    subject_token_file: Annotated[Path | None, typer.Option(help="A file with the subject token.")] = None,
+    audience_of_subject: Annotated[
+        str, typer.Option("--issuer-audience", envvar="EXCHANGED_AUDIENCE", help="As for `token get`.")
+    ] = "",
+    spiffe_id: Annotated[str, typer.Option(help="Which SVID, where the Workload API has several.")] = "",
+    details: Annotated[str, typer.Option("--authorization-details", help="As for `token get`.")] = "",
+    intent: Annotated[str, typer.Option(help="What it is for; recorded as stated.")] = "",
+    lifetime: Annotated[str, typer.Option(help="Such as 90s or 10m; the policy's default without.")] = "",
+    namespace: Annotated[
+        str,
+        typer.Option("--namespace", "-n", help="Of the context; without it the one that was granted, if it is one."),
+    ] = "",
+    api_server: Annotated[
+        str, typer.Option(help="The API server's URL. With it nothing is exchanged to learn it; needs --cluster.")
+    ] = "",
+    certificate_authority: Annotated[
+        Path | None, typer.Option(help="Who vouches for that API server (PEM); public roots without.")
+    ] = None,
+    command: Annotated[str, typer.Option(help="The plugin, by its name on the PATH or its path.")] = "sidecar",
+    output_file: Annotated[Path | None, typer.Option(help="Write it there instead of to standard output.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
+) -> None:
+    """Write a kubeconfig whose user is the credential plugin `sidecar exec-credential`. It holds no secret.
+
+    The API server's URL and CA are those that the daemon tells with a token; the token is given back at once.
+
+    exchanged kubeconfig --server exchanged.example:443 --cluster prod --scope read-pods/pods --output-file kubeconfig
+
+    kubectl --kubeconfig kubeconfig get pods
+    """
+    if output not in {"yaml", "json"}:
+        fail("--output is yaml or json", Exit.USAGE)
+    if source is Source.STDIN:
+        fail("a plugin has no standard input; name another --source", Exit.USAGE)
+    if api_server and not cluster:
+        fail("--api-server is of which cluster? Add --cluster NAME", Exit.USAGE)
+    plugin = _plugin(
+        {
+            "--server": server,
+            "--ca": _absolute(ca),
+            "--cluster": cluster,
+            "--scope": scope,
+            "--source": source.value,
+            "--subject-token-file": _absolute(subject_token_file),
+            "--issuer-audience": audience_of_subject,
+            "--spiffe-id": spiffe_id,
+            "--authorization-details": f"@{_absolute(Path(details[1:]))}" if details.startswith("@") else details,
+            "--intent": intent,
+            "--lifetime": lifetime,
+        },
+        command,
+    )
+    if api_server:
+        pem = exchange.roots(certificate_authority) or b""
+        told = {"name": cluster, "server": api_server, "certificate_authority": pem.decode(), "namespace": ""}
+    else:
+        try:
+            proof = subject_token(
+                source, subject_token_file, audience_of_subject or default_audience(server), spiffe_id
+            )
+            told = _told(server, ca, source, spiffe_id, proof, _request(cluster, scope, details, intent, lifetime))
+        except SourceError as error:
+            fail(str(error), Exit.USAGE)
+    _show(_kubeconfig(told, plugin, namespace or told["namespace"]), output, output_file)
+
+
+def _told(server: str, ca: Path | None, source: Source, spiffe_id: str, proof: str, request: Any) -> dict[str, str]:
+    """Where the cluster is, as a grant of it says. The grant ends before this returns."""
+    from exchanged.cli.svid import x509_svid
+    from exchanged.v1 import exchange_pb2 as pb
+
+    request.subject_token = proof
+    request.subject_token_type = exchange.JWT if proof else ""
+    own = x509_svid(spiffe_id) if source is Source.X509_SVID else None
+    reply = exchange.called(server, ca, "Exchange", request, own)
+    exchange.called(server, ca, "Revoke", pb.RevokeRequest(token=reply.access_token), own)
+    granted = {name for detail in reply.authorization_details for name in detail.namespaces}
+    return {
+        "name": reply.cluster.name,
+        "server": reply.cluster.server,
+        "certificate_authority": reply.cluster.certificate_authority,
+        "namespace": granted.pop() if len(granted) == 1 else "",
+    }
+
+
+def _request(cluster: str, scope: str, details: str, intent: str, lifetime: str) -> Any:
+    from exchanged.v1 import exchange_pb2 as pb
+
+    request = pb.ExchangeRequest(
+        audience=[cluster] if cluster else [],
+        scope=scope,
+        authorization_details=[
+            pb.AuthorizationDetail(type=arguments.DETAIL_TYPE, **asdict(each)) for each in arguments.details(details)
+        ],
+        intent=intent,
+    )
+    if (asked := arguments.lifetime(lifetime)) is not None:
+        request.requested_lifetime.FromTimedelta(asked)
+    return request
+
+
+def _plugin(options: dict[str, str], command: str) -> dict[str, Any]:
+    """The user's `exec` (client.authentication.k8s.io/v1)."""
+    return {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": command,
+        "args": ["exec-credential", *(f"{name}={value}" for name, value in options.items() if value)],
+        "interactiveMode": "Never",
+        "provideClusterInfo": True,
+        "installHint": HINT,
+    }
+
+
+def _kubeconfig(told: dict[str, str], plugin: dict[str, Any], namespace: str) -> dict[str, Any]:
+    cluster = {"server": told["server"]}
+    if told["certificate_authority"]:
+        cluster["certificate-authority-data"] = b64encode(told["certificate_authority"].encode()).decode()
+    name = told["name"]
+    context = {"cluster": name, "user": name} | ({"namespace": namespace} if namespace else {})
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": name, "cluster": cluster}],
+        "users": [{"name": name, "user": {"exec": plugin}}],
+        "contexts": [{"name": name, "context": context}],
+        "current-context": name,
+    }
+
+
+def _show(config: dict[str, Any], output: str, file: Path | None) -> None:
+    import json
+
+    import yaml
+
+    if file is None and output == "json":
+        show_json(config)
+        return
+    text = json.dumps(config, indent=2) + "\n" if output == "json" else yaml.safe_dump(config, sort_keys=False)
+    if file is None:
+        print(text, end="")
+        return
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        fail(f"--output-file {file} cannot be written: {error.strerror}", Exit.USAGE)
+
+
+def _absolute(path: Path | None) -> str:
+    """The plugin runs wherever kubectl does."""
+    return os.path.abspath(path) if path else ""  # noqa: PTH100 - links stay: a mounted token is one that moves

@@ -1,0 +1,82 @@
+"""`sidecar exec-credential`: the credential plugin of kubectl and of every client-go program (ExecCredential v1).
+
+What a cached token needs is here, and what an exchange needs is imported when there has to be one.
+"""
+
+import json
+import os
+import sys
+import time
+
+from sidecar.cache import Cache, Entry
+
+API_VERSION = "client.authentication.k8s.io/v1"
+CHECK_SECONDS = 10.0
+"""Who asks again was answered 401, or is in Python: the daemon is asked about the token, this often at most."""
+_USAGE = 2
+_FROM_ENVIRONMENT = ("EXCHANGED_", "SPIFFE_", "ACTIONS_ID_TOKEN_")
+"""What else says who asks whom; an entry is for the same alone."""
+
+
+def main(arguments: list[str]) -> int:
+    """The command; its exit code."""
+    now = time.time()
+    try:
+        api_server = _api_server(os.environ.get("KUBERNETES_EXEC_INFO", ""))
+    except ValueError as error:
+        sys.stderr.write(f"exec-credential: {error}\n")
+        return _USAGE
+    cache = Cache(api_server, *_identity(arguments))
+    entry = None if "--no-cache" in arguments else cache.read()
+    if entry is not None and entry.fresh(now) and not doubtful(cache, entry, now):
+        answer(entry, now)
+        return 0
+    from sidecar.execplugin_ask import run  # noqa: PLC0415 - not for a hit
+
+    return run(arguments, cache, api_server)
+
+
+def answer(entry: Entry, now: float) -> None:
+    """Writes what client-go reads."""
+    ends = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(entry.reported(now)))
+    status = {"token": entry.token, "expirationTimestamp": ends}
+    sys.stdout.write(json.dumps({"apiVersion": API_VERSION, "kind": "ExecCredential", "status": status}) + "\n")
+
+
+def doubtful(cache: Cache, entry: Entry, now: float) -> bool:
+    """Whether the one who asks was given this token before: client-go asks again when the API server answered 401."""
+    return cache.had(asker(), entry) and not 0 <= now - entry.checked_at < CHECK_SECONDS
+
+
+def asker() -> str:
+    """The process that started this one: its id, and when it began, for ids come again."""
+    parent = os.getppid()
+    try:
+        with open(f"/proc/{parent}/stat", "rb") as file:  # noqa: PTH123 - as in the cache
+            began = file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        began = ""
+    return f"{parent} {began}"
+
+
+def _api_server(info: str) -> str:
+    """The API server that the token is to go to (provideClusterInfo); "" where nobody says."""
+    if not info:
+        return ""
+    try:
+        told = json.loads(info)
+    except ValueError as error:
+        raise ValueError(f"KUBERNETES_EXEC_INFO is no JSON: {error}") from error
+    version = told.get("apiVersion") if isinstance(told, dict) else None
+    if version != API_VERSION:
+        raise ValueError(f"{version} is asked for; write apiVersion: {API_VERSION} into the kubeconfig")
+    cluster = (told.get("spec") or {}).get("cluster") or {}
+    return str(cluster.get("server", ""))
+
+
+def _identity(arguments: list[str]) -> list[str]:
+    """What an entry is for: the arguments, what the environment adds, and where we are if a file is named from here."""
+    told = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_FROM_ENVIRONMENT)]
+    names = (each.rpartition("=")[2].removeprefix("@") for each in arguments)
+    from_here = any(name[:1] not in {"/", "-", ""} and os.path.exists(name) for name in names)  # noqa: PTH110 - as above
+    return ["arguments", *arguments, "environment", *told, os.getcwd() if from_here else ""]  # noqa: PTH109 - as above

@@ -1,0 +1,164 @@
+"""What `sidecar exec-credential` does when the cache has no answer: an exchange, one for all who wait for it."""
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+from urllib.parse import urlsplit
+
+from sidecar.cache import Cache, Entry
+from sidecar.execplugin import answer, asker, doubtful
+from sidecar.execplugin_options import Options, options
+from sidecar.model import Credential, ExchangeFailed, Fault, Refused, Subject
+from sidecar.sources import Source, SourceFailed, source
+
+PATIENCE = 25.0
+"""Seconds for another run's exchange; then this one asks too."""
+SECONDS_WITH_TOKEN = 5.0
+"""For the daemon, where there is a token that lives."""
+PAUSE = 10.0
+"""Seconds before the daemon is asked again after it was out of reach; meanwhile the token at hand is good."""
+_REFUSED, _UNAVAILABLE = 1, 3
+_HTTPS = 443
+_ADVICE = {
+    "TOKEN_AUDIENCE": "Ask your issuer for a token with this daemon's audience, and no other.",
+    "TOKEN_EXPIRED": "The subject token is too old: fetch a fresh one; if it was fresh, compare the clocks.",
+    "TOKEN_REPLAYED": "This subject token is for one use. Name a source that has a fresh one each time.",
+    "TOKEN_NOT_LIVE": "The cluster says that this pod or service account is gone.",
+    "CERTIFICATE_REQUIRED": "The policy wants the workload's own certificate: --source x509-svid or --certificate.",
+    "SUBJECT_REVOKED": "Tokens of this subject were revoked. Ask the operator.",
+    "NO_POLICY": "No policy lists this subject. `exchanged policy explain` tells what each one misses.",
+    "CONDITION_FALSE": "A policy matches, but its condition does not hold now. Ask its owner.",
+    "INTENT_REQUIRED": "The policy wants to know what it is for: --intent '…' in the kubeconfig.",
+    "API_SERVER_DIFFERS": "Write the kubeconfig anew with `exchanged kubeconfig`.",
+    "CLUSTER_AMBIGUOUS": "Name one of the clusters: --cluster NAME in the kubeconfig.",
+    "SCOPE_AMBIGUOUS": "Name the policy too: --scope policy/scope in the kubeconfig.",
+}
+_ELSE = "docs/errors.md has the reason, and whom to ask."
+
+
+def run(arguments: list[str], cache: Cache, api_server: str) -> int:
+    """The command; its exit code."""
+    told = options(arguments)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    if not told.cached:
+        return _Asking(told, None, api_server).run()
+    try:
+        lock = cache.locked(PATIENCE)
+    except OSError as error:
+        _say(f"no cache: {error}")
+        return _Asking(told, None, api_server).run()
+    with lock:
+        return _Asking(told, cache, api_server).run()
+
+
+class _Asking:
+    """One run that has the lock, or needs none."""
+
+    def __init__(self, told: Options, cache: Cache | None, api_server: str) -> None:
+        self._told = told
+        self._cache = cache
+        self._api_server = api_server
+
+    def run(self) -> int:
+        """Answers with what another run left meanwhile, with a new token, or with the one that still lives."""
+        now = time.time()
+        entry = self._cache.read() if self._cache else None
+        if entry is not None and entry.rest(now) <= 0:
+            entry = None
+        try:
+            if entry is None or not self._holds(entry, now):
+                entry = self._exchanged(now, within=SECONDS_WITH_TOKEN if entry else None)
+        except Refused as refused:
+            if self._cache:
+                self._cache.remove()
+            _say(f"{refused.message}\n  {_ADVICE.get(refused.reason, _ELSE)}")
+            return _REFUSED
+        except (Fault, SourceFailed, TimeoutError) as fault:
+            what = str(fault) or f"{self._told.server} does not answer"
+            if entry is None:
+                _say(f"{what}\n  Nothing was granted, and no token is at hand. Try again.")
+                return _UNAVAILABLE
+            _say(f"{what}; the token at hand lives for {entry.rest(now):.0f} s more")
+            entry.again_at = now + max(PAUSE, getattr(fault, "retry_after", None) or 0.0)
+            self._keep(entry)
+        answer(entry, time.time())
+        return 0
+
+    def _holds(self, entry: Entry, now: float) -> bool:
+        """Whether it need not be replaced; who may have been answered 401 has the daemon's word for it."""
+        if not entry.fresh(now):
+            return False
+        if self._cache is None or not doubtful(self._cache, entry, now):
+            return True
+        if asyncio.run(self._lives(entry.token)):
+            entry.checked_at = now
+            self._keep(entry)
+            return True
+        self._cache.remove()
+        return False
+
+    def _exchanged(self, now: float, within: float | None) -> Entry:
+        credential = asyncio.run(self._exchange(within))
+        entry = Entry.of(credential.token, now, credential.seconds, self._told.proof)
+        self._keep(entry)
+        return entry
+
+    def _keep(self, entry: Entry) -> None:
+        if self._cache is None:
+            return
+        try:
+            self._cache.write(entry)
+            self._cache.had(asker(), entry)
+        except OSError as error:
+            _say(f"the token is not kept: {error}")
+
+    async def _exchange(self, within: float | None) -> Credential:
+        from sidecar.exchange import Daemon  # noqa: PLC0415 - grpc, for who has to ask
+
+        daemon = Daemon(self._told.server, self._told.roots)
+        try:
+            async with asyncio.timeout(within):
+                subject = await self._source.subject()
+                credential = await daemon.exchange(self._told.ask, subject)
+            if self._api_server and not _same(self._api_server, credential.server):
+                with contextlib.suppress(ExchangeFailed):
+                    await daemon.give_back(credential.token, subject)
+                raise Refused(
+                    "API_SERVER_DIFFERS",
+                    f"the kubeconfig's cluster is {self._api_server}, but the grant is for {credential.cluster}, "
+                    f"which is {credential.server}: a token goes to its own cluster alone [API_SERVER_DIFFERS]",
+                )
+            return credential
+        finally:
+            await daemon.close()
+
+    async def _lives(self, token: str) -> bool:
+        from sidecar.exchange import Daemon  # noqa: PLC0415 - as above
+
+        daemon = Daemon(self._told.server, self._told.roots)
+        try:
+            async with asyncio.timeout(SECONDS_WITH_TOKEN):
+                subject = await self._source.subject() if self._told.certified else Subject()
+                return await daemon.lives(token, subject)
+        finally:
+            await daemon.close()
+
+    @property
+    def _source(self) -> Source:
+        return source(self._told.source, self._told.server)
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two URLs are of the same API server."""
+    return _parts(one) == _parts(other)
+
+
+def _parts(url: str) -> tuple[str, str, int, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or _HTTPS, parts.path.rstrip("/")
+
+
+def _say(what: str) -> None:
+    sys.stderr.write(f"exec-credential: {what}\n")

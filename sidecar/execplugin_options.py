@@ -1,0 +1,172 @@
+"""The options of `sidecar exec-credential`, which a kubeconfig holds."""
+
+import argparse
+import json
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sidecar.model import Ask
+from sidecar.sources import GITLAB_VARIABLE, KINDS, PROJECTED, SOCKET_VARIABLE, SourceSettings
+
+_DETAIL_FIELDS = {
+    "namespaces": "namespaces",
+    "apiGroups": "api_groups",
+    "resources": "resources",
+    "resourceNames": "resource_names",
+    "verbs": "verbs",
+}
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Whom to ask, for what, and with which proof."""
+
+    server: str
+    roots: bytes | None
+    ask: Ask
+    source: SourceSettings
+    cached: bool
+
+    @property
+    def proof(self) -> str:
+        """The file that the proof is in, or ""."""
+        return str(self.source.path) if self.source.kind == "file" else ""
+
+    @property
+    def certified(self) -> bool:
+        """Whether the connection is opened with the workload's certificate."""
+        return self.source.certificate or self.source.kind == "x509-svid"
+
+
+def options(arguments: list[str]) -> Options:
+    """What the arguments say; ends the command with 2 and a sentence where they are wrong."""
+    parser = _parser()
+    told = parser.parse_args(arguments)
+    try:
+        return Options(
+            server=told.server,
+            roots=_roots(told.ca),
+            ask=Ask(
+                cluster=told.cluster,
+                scope=told.scope,
+                details=_details(told.authorization_details),
+                lifetime=_seconds(told.lifetime),
+                intent=told.intent,
+            ),
+            source=_source(told),
+            cached=not told.no_cache,
+        )
+    except OSError as error:
+        _wrong(parser, f"{error.filename} cannot be read: {error.strerror}")
+    except ValueError as error:
+        _wrong(parser, str(error))
+
+
+def _wrong(parser: argparse.ArgumentParser, what: str) -> NoReturn:
+    parser.error(what)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sidecar exec-credential",
+        description="A credential plugin (client.authentication.k8s.io/v1): exchanges a proof of identity for a "
+        "cluster token, keeps it in the user's cache folder, and prints it as client-go wants it. "
+        "`exchanged kubeconfig` writes a kubeconfig that uses it.",
+        epilog="Exit codes: 0 a token, 1 refused, 2 wrong usage, 3 something is out of reach.",
+        allow_abbrev=False,
+    )
+    environment = os.environ.get
+    add = parser.add_argument
+    add("--server", default=environment("EXCHANGED_SERVER", "127.0.0.1:8443"), help="the daemon's gRPC door, host:port")
+    add("--ca", default=environment("EXCHANGED_CA", ""), help="who vouches for it (PEM); public roots without")
+    add("--cluster", "--audience", default="", help="the cluster's name")
+    add("--scope", default="", help="policy/scope, or the scope alone while one policy matches")
+    add("--source", default="auto", choices=["auto", *KINDS], help="where the subject token comes from")
+    add("--subject-token-file", default="", help=f"for source file; {PROJECTED} without")
+    add("--subject-token-command", default="", help="for source command: prints the token; no shell reads it")
+    add(
+        "--issuer-audience", default=environment("EXCHANGED_AUDIENCE", ""), help="what the token is asked for, if it is"
+    )
+    add("--spiffe-id", default="", help="which SVID, where there are several")
+    add("--certificate", action="store_true", help="a JWT-SVID goes over the workload's own certificate")
+    add("--authorization-details", default="", help="ask for less than the policy has: RFC 9396 JSON, or @FILE")
+    add("--intent", default="", help="what it is for; recorded as stated")
+    add("--lifetime", default="", help="such as 90s or 10m; the policy's default without")
+    add("--no-cache", action="store_true", help="exchange anew, and keep nothing")
+    return parser
+
+
+def _source(told: argparse.Namespace) -> SourceSettings:
+    kind = told.source if told.source != "auto" else _found(told)
+    if kind == "command" and not told.subject_token_command:
+        raise ValueError("source command: which? Add --subject-token-command")
+    return SourceSettings(
+        kind=kind,
+        path=Path(told.subject_token_file) if told.subject_token_file else PROJECTED,
+        command=tuple(shlex.split(told.subject_token_command)),
+        audience=told.issuer_audience,
+        spiffe_id=told.spiffe_id,
+        certificate=told.certificate,
+    )
+
+
+def _found(told: argparse.Namespace) -> str:
+    """What there is, in the order of `exchanged token get`."""
+    if told.subject_token_file:
+        return "file"
+    if told.subject_token_command:
+        return "command"
+    if "ACTIONS_ID_TOKEN_REQUEST_URL" in os.environ:
+        return "github"
+    if GITLAB_VARIABLE in os.environ:
+        return "gitlab"
+    if PROJECTED.exists() or SOCKET_VARIABLE not in os.environ:
+        return "file"
+    return "jwt-svid"
+
+
+def _roots(ca: str) -> bytes | None:
+    if not ca:
+        return None
+    pem = Path(ca).read_bytes()
+    if b"BEGIN CERTIFICATE" not in pem:
+        raise ValueError(f"--ca {ca} holds no certificate (PEM)")
+    return pem
+
+
+def _seconds(text: str) -> int | None:
+    if not text:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})([smh])", text)
+    if match is None:
+        raise ValueError("--lifetime is a number with s, m or h: 90s, 10m, 1h")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _details(text: str) -> tuple[dict[str, object], ...]:
+    """RFC 9396 details as the daemon's messages have them."""
+    if not text:
+        return ()
+    told = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
+    return tuple(_detail(each) for each in (told if isinstance(told, list) else [told]))
+
+
+def _detail(told: Any) -> dict[str, object]:
+    found: dict[str, object] = {"type": "kubernetes"}
+    if not isinstance(told, dict) or told.get("type") != "kubernetes":
+        raise ValueError('--authorization-details is a JSON array of objects with "type": "kubernetes"')
+    for name, values in told.items():
+        if name == "type":
+            continue
+        # What is not understood might have been meant to narrow.
+        if name not in _DETAIL_FIELDS:
+            raise ValueError(f"--authorization-details knows no {name!r}; there are {', '.join(_DETAIL_FIELDS)}")
+        if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
+            raise ValueError(f"--authorization-details wants a list of texts for {name}")
+        found[_DETAIL_FIELDS[name]] = values
+    return found
