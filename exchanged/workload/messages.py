@@ -86,7 +86,7 @@ def _each(bundles: Mapping[str, bytes], keys_in: Callable[[bytes], Keys]) -> dic
     found: dict[str, Keys | None] = {}
     for name, bundle in bundles.items():
         try:
-            trust_domain = SpiffeId.parse(name).trust_domain
+            trust_domain = _trust_domain(name)
         except ValueError:
             log.warning("a bundle of no trust domain was left aside", extra={"name_of_bundle": name[:200]})
             continue
@@ -97,6 +97,14 @@ def _each(bundles: Mapping[str, bytes], keys_in: Callable[[bytes], Keys]) -> dic
             log.warning("the bundle of a trust domain makes no sense; nobody of it comes in", extra=detail)
             found[trust_domain] = None
     return found
+
+
+def _trust_domain(name: str) -> str:
+    spiffe_id = SpiffeId.parse(name)
+    if spiffe_id.path:
+        # A workload has no bundle; its trust domain may have one under its own name.
+        raise ValueError("the ID of a workload")
+    return spiffe_id.trust_domain
 
 
 def _svid(svid: pb.X509Svid, spiffe_id: SpiffeId) -> Svid:

@@ -127,7 +127,18 @@ def test_no_svid() -> None:
         messages.x509(pb.X509Response(federated_bundles={PARTNER.id: PARTNER.x509_der}))
 
 
-@pytest.mark.parametrize("name", ["", "partner.example", "spiffe://", "spiffe://Partner.example", "https://p.example"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "partner.example",
+        "spiffe://",
+        "spiffe://Partner.example",
+        "https://partner.example",
+        "spiffe://partner.example/",
+        "spiffe://acme.example/ns/web/sa/deployer",
+    ],
+)
 def test_bundles_of_nobody(name: str) -> None:
     """What is not called by the ID of a trust domain is left aside, and all else is taken."""
     known = {"spiffe://third.example": PARTNER.x509_der}
