@@ -1,5 +1,6 @@
 """Attacks over connections with certificates: what was good at the handshake is judged again at each call."""
 
+import base64
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -8,6 +9,8 @@ from typing import Any
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from grpc.experimental import session_cache
 
 from exchanged.authenticate.spiffe import SpiffeAuthenticator
@@ -391,3 +394,40 @@ async def test_what_refusals_are_on_record(lab: Lab) -> None:
     lab.later(timedelta(hours=2))
     await _refused(lab, svid, Reason.CERTIFICATE_EXPIRED)
     assert await lab.world.kinds() == ["unverified", "intended", "issued", "refused"]
+
+
+def _copies(lab: Lab) -> list[x509.Certificate]:
+    """What another trust domain can publish in the name of ours: its own key, or ours with what makes it no use."""
+    ours, theirs = lab.acme.domain.authorities[0], lab.partner.domain._current
+    forged = signed_anew(ours, theirs.key, key=theirs.key, name=ours.subject)
+    same_id = x509.SubjectKeyIdentifier.from_public_key(lab.acme.domain._current.key.public_key())
+    useless = x509.BasicConstraints(ca=True, path_length=0)
+    unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4.5"), b"\x05\x00")
+    nobody = x509.NameConstraints(None, [x509.UniformResourceIdentifier("acme.example")])
+    return [
+        forged,
+        signed_anew(forged, theirs.key, (same_id, False)),
+        signed_anew(ours, theirs.key, (useless, True), name=ours.subject),
+        signed_anew(ours, theirs.key, (unknown, True), name=ours.subject),
+        signed_anew(ours, theirs.key, (nobody, True), name=ours.subject),
+    ]
+
+
+@pytest.mark.parametrize("number", range(5))
+async def test_a_trust_domain_cannot_shut_out_one_before_it(lab: Lab, tmp_path: Path, number: int) -> None:
+    """What a trust domain publishes in the name of another that is configured before it shuts out nobody of that."""
+    entry = lab.partner.domain._current.x509_jwk()
+    copy = base64.b64encode(_copies(lab)[number].public_bytes(Encoding.DER)).decode()
+    lab.partner.document = {"keys": [entry | {"x5c": [copy]}, entry]}
+    lab.know(lab.acme, lab.partner)
+    await lab.fetch()
+    below = lab.acme.domain.intermediate()
+    async with MutualDoor.serve(tmp_path, lab.world, lab.roots) as door:
+        for svid in (
+            lab.acme.domain.svid(),
+            lab.acme.domain.svid(under=lab.acme.domain.intermediate("b", under=below)),
+        ):
+            async with door.channel(svid) as channel:
+                assert _token(await exchanged(channel))
+        async with door.channel(lab.partner.domain.svid("/proxy")) as channel:
+            assert await exchanged(channel) == "NO_POLICY"
