@@ -1,5 +1,6 @@
 """Calls to the daemon: a token for a proof of identity, whether a token lives, and giving one back (exchanged.v1)."""
 
+from collections.abc import Callable
 from datetime import UTC
 from typing import Any
 
@@ -25,10 +26,17 @@ _REFUSALS = frozenset(
 _DETAILS = "grpc-status-details-bin"
 
 
-class Daemon:
-    """The daemon at `server` (host:port). `roots` vouch for it, PEM; None takes public roots."""
+_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
+"""A connection opened anew is tried at once: it does not sit out the pauses of the one before."""
 
-    def __init__(self, server: str, roots: bytes | None) -> None:
+
+class Daemon:
+    """The daemon at `server` (host:port).
+
+    `roots` vouch for it, PEM; where they may change, what reads them (OSError if it cannot). None takes public ones.
+    """
+
+    def __init__(self, server: str, roots: bytes | Callable[[], bytes] | None) -> None:
         self._server = server
         self._roots = roots
         self._opened: tuple[bytes, grpc.aio.Channel] | None = None
@@ -60,6 +68,7 @@ class Daemon:
             scope=reply.scope,
             server=reply.cluster.server,
             certificate_authority=reply.cluster.certificate_authority,
+            namespace=_only_namespace(reply.authorization_details),
         )
 
     async def lives(self, token: str, subject: Subject) -> bool:
@@ -90,18 +99,31 @@ class Daemon:
         try:
             return await getattr(stub, method)(request, timeout=SECONDS)
         except grpc.aio.AioRpcError as error:
-            raise _failed(error) from error
+            failed = _failed(error)
+            if not failed.reason:
+                # Nobody answered; nor would anybody soon on this connection, were it the connection's fault.
+                await self.close()
+            raise failed from error
 
     async def _channel(self, subject: Subject) -> grpc.aio.Channel:
         """The connection; a new one where the certificate that opened it is not the subject's any more."""
         if self._opened is not None and self._opened[0] == subject.certificate:
             return self._opened[1]
         await self.close()
+        try:
+            roots = self._roots() if callable(self._roots) else self._roots
+        except OSError as error:
+            raise Fault("", f"who vouches for the daemon cannot be read: {error}") from error
         credentials = grpc.ssl_channel_credentials(
-            self._roots or subject.roots or None, subject.key or None, subject.certificate or None
+            roots or subject.roots or None, subject.key or None, subject.certificate or None
         )
-        self._opened = (subject.certificate, grpc.aio.secure_channel(self._server, credentials))
+        self._opened = (subject.certificate, grpc.aio.secure_channel(self._server, credentials, _OPTIONS))
         return self._opened[1]
+
+
+def _only_namespace(details: Any) -> str:
+    found = {name for detail in details for name in detail.namespaces or ("",)}
+    return str(found.pop()) if len(found) == 1 else ""
 
 
 def _failed(error: grpc.aio.AioRpcError) -> ExchangeFailed:

@@ -42,6 +42,7 @@ class Credential:
         seconds: for how long it was good when it came.
         server: the API server's URL.
         certificate_authority: PEM that vouches for it; "" where public roots do.
+        namespace: the only one that it is good in; "" where there are several, or all.
     """
 
     token: str = field(repr=False)
@@ -52,6 +53,7 @@ class Credential:
     scope: str
     server: str
     certificate_authority: str
+    namespace: str = ""
 
 
 class ExchangeFailed(Exception):

@@ -1,0 +1,33 @@
+"""What to do about a refusal, by its reason; docs/errors.md has all of it."""
+
+_YOURSELF = {
+    "TOKEN_AUDIENCE": "the subject token has to be made out to the daemon's audience, and no other",
+    "TOKEN_EXPIRED": "whoever keeps the subject token fresh has stopped; if it is fresh, compare the clocks",
+    "TOKEN_NOT_YET_VALID": "compare the clocks",
+    "TOKEN_REPLAYED": "a subject token of this kind is good once; use a source that gives a new one each time",
+    "TOKEN_OWN": "show the original proof, not a token that came out of an exchange",
+    "TOKEN_NOT_LIVE": "the cluster says that this pod or service account is gone",
+    "CERTIFICATE_REQUIRED": "the policy wants the workload's own certificate: certificate: true, and the door mtls",
+    "CLUSTER_AMBIGUOUS": "name the cluster",
+    "SCOPE_AMBIGUOUS": "name the scope as policy/scope",
+    "SCOPE_UNKNOWN": "the policy has no such scope",
+    "CLUSTER_UNKNOWN": "there is no such cluster",
+    "INTENT_REQUIRED": "the policy wants an intent",
+    "LIFETIME_EXCEEDS_POLICY": "ask for a shorter lifetime",
+}
+_OPERATOR = frozenset({"TOKEN_ISSUER_UNKNOWN", "TOKEN_LIFETIME", "SUBJECT_REVOKED", "CERTIFICATE_INVALID", "INTERNAL"})
+_OWNER = frozenset({"NO_POLICY", "ACTOR_NOT_ALLOWED", "CONDITION_FALSE", "CLUSTER_NOT_GRANTED", "NAMESPACE_CLOSED"}) | {
+    "DETAILS_EXCEED_POLICY",
+    "BREEDING_NOT_ACKNOWLEDGED",
+}
+
+
+def advice(reason: str) -> str:
+    """Whom to ask, and for what."""
+    if reason in _YOURSELF:
+        return _YOURSELF[reason]
+    if reason in _OPERATOR:
+        return "ask the daemon's operator, with the request's id"
+    if reason in _OWNER:
+        return "ask the owner of the policy you expected to match, with the request's id"
+    return "docs/errors.md says what it means and whom to ask"

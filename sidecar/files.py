@@ -1,0 +1,184 @@
+"""Files that change all together or not at all, as the kubelet's volumes do.
+
+`DIR/token` and its like are symlinks through `DIR/..data`, which is one to the folder of the current set. A change is a
+new folder, synced, and one rename of `..data`. Nothing but DIR has to be writable, and it may be a mount.
+"""
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from sidecar.settings import FileSettings
+
+DATA, NEXT = "..data", "..data_next"
+GRACE_SECONDS = 5.0
+"""A set that was replaced stays so long: who has just found it shall be able to read it whole."""
+
+
+class Unwritable(Exception):
+    """The files cannot be written; the message says what to do."""
+
+
+class Files:
+    """The files of one token."""
+
+    def __init__(self, settings: FileSettings) -> None:
+        self._settings = settings
+        self._replaced: dict[str, float] = {}
+
+    @property
+    def directory(self) -> Path:
+        """Where they are."""
+        return self._settings.directory
+
+    def prepare(self) -> Path | None:
+        """Makes the folder, and removes what a crash left in it; the folder of the set that is there, or None.
+
+        Raises:
+            Unwritable: it cannot be used.
+        """
+        directory = self._settings.directory
+        with _told(directory):
+            if not directory.exists():
+                directory.mkdir(parents=True)
+                self._hand_over_folder(directory)
+            with contextlib.suppress(FileNotFoundError):
+                (directory / NEXT).unlink()
+            current = self._current()
+            for each in list(directory.iterdir()):
+                if each.name.startswith("..") and each.is_dir() and not each.is_symlink() and each.name != current:
+                    shutil.rmtree(each)
+            probe = f"..{secrets.token_hex(8)}"
+            (directory / probe).mkdir()
+            (directory / probe).rmdir()
+        return directory / current if current else None
+
+    def put(self, files: Mapping[str, bytes], now: float) -> None:
+        """These files and no others are there; before, none of them was, or all of the last set.
+
+        Raises:
+            Unwritable: nothing has changed.
+        """
+        directory, name = self._settings.directory, f"..{secrets.token_hex(8)}"
+        with _told(directory):
+            try:
+                self._write(directory / name, files)
+                shown = [each for each in files if not each.startswith(".")]
+                for each in shown:
+                    self._link(each)
+                before = self._current()
+                (directory / NEXT).symlink_to(name)
+                (directory / NEXT).replace(directory / DATA)
+            except OSError:
+                with contextlib.suppress(FileNotFoundError):
+                    (directory / NEXT).unlink()
+                shutil.rmtree(directory / name, ignore_errors=True)
+                raise
+            _sync(directory)
+            if before:
+                self._replaced[before] = now
+            self._unlink_others(shown)
+
+    def remove(self) -> None:
+        """None of them is there any more, and they went all at once."""
+        directory = self._settings.directory
+        with _told(directory):
+            with contextlib.suppress(FileNotFoundError):
+                (directory / DATA).unlink()
+            self._unlink_others([])
+            for each in list(directory.iterdir()):
+                if each.name.startswith("..") and each.is_dir() and not each.is_symlink():
+                    shutil.rmtree(each)
+            self._replaced.clear()
+            _sync(directory)
+
+    def tidy(self, now: float) -> None:
+        """Removes sets that were replaced a while ago."""
+        for name, when in list(self._replaced.items()):
+            if now - when >= GRACE_SECONDS:
+                shutil.rmtree(self._settings.directory / name, ignore_errors=True)
+                del self._replaced[name]
+
+    def _current(self) -> str | None:
+        """The name of the folder that `..data` leads to, if it is one of ours."""
+        try:
+            name = os.readlink(self._settings.directory / DATA)  # noqa: PTH115 - the text of it
+        except OSError:
+            return None
+        there = name.startswith("..") and "/" not in name and (self._settings.directory / name).is_dir()
+        return name if there else None
+
+    def _write(self, folder: Path, files: Mapping[str, bytes]) -> None:
+        folder.mkdir(mode=0o700)
+        for name, content in files.items():
+            # Nobody may read it before it is whole and whose it is to be.
+            number = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0)
+            with open(number, "wb") as file:  # noqa: PTH123 - it is open
+                file.write(content)
+                file.flush()
+                self._hand_over(number, self._settings.mode if not name.startswith(".") else 0o400)
+                os.fsync(number)
+        self._hand_over_folder(folder)
+
+    def _hand_over(self, number: int, mode: int) -> None:
+        """Gives what is open to whom it is for."""
+        owner, group = self._settings.owner, self._settings.group
+        if owner is not None or group is not None:
+            os.fchown(number, -1 if owner is None else owner, -1 if group is None else group)
+        os.fchmod(number, mode)
+
+    def _hand_over_folder(self, folder: Path) -> None:
+        """The same with a folder: who may read a file may enter it, and we may write to it."""
+        mode = self._settings.mode
+        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._hand_over(number, 0o700 | mode | (mode & 0o044) >> 2)
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+    def _link(self, name: str) -> None:
+        """The name leads through `..data`; it may lead nowhere yet."""
+        link, target = self._settings.directory / name, f"{DATA}/{name}"
+        if not link.is_symlink() and not link.exists():
+            link.symlink_to(target)
+        elif not link.is_symlink() or os.readlink(link) != target:  # noqa: PTH115 - the text of it
+            raise FileExistsError(errno.EEXIST, f"{name} is there and not ours")
+
+    def _unlink_others(self, shown: list[str]) -> None:
+        for each in list(self._settings.directory.iterdir()):
+            ours = each.is_symlink() and os.readlink(each) == f"{DATA}/{each.name}"  # noqa: PTH115 - as above
+            if ours and each.name not in shown:
+                each.unlink()
+
+
+def _sync(directory: Path) -> None:
+    number = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+_HINTS = {
+    errno.EPERM: "give files away only to a group that the sidecar runs with (fsGroup, supplementalGroups), or as root",
+    errno.EACCES: "the sidecar's user has to be able to write there",
+    errno.EROFS: "mount it for the sidecar without readOnly",
+    errno.EEXIST: "give the token a folder of its own",
+    errno.ENOSPC: "there is no room left",
+    errno.ENOTDIR: "that is no folder",
+}
+
+
+@contextmanager
+def _told(directory: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, "")
+        raise Unwritable(f"{directory}: {error.strerror}{'; ' + hint if hint else ''}") from error

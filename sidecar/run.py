@@ -1,0 +1,168 @@
+"""`sidecar run`: everything is made here, runs until it is told to stop, and ends in order."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from sidecar import ask, health
+from sidecar.answers import HEAD_BYTES, Responder
+from sidecar.exchange import Daemon
+from sidecar.files import Files, Unwritable
+from sidecar.hooks import Hooks
+from sidecar.keeper import Keeper
+from sidecar.model import ExchangeFailed
+from sidecar.settings import Settings, TokenSettings
+from sidecar.sources import source
+from sidecar.strict import Faulty
+
+log = logging.getLogger("sidecar")
+
+OK, REFUSED, USAGE, UNAVAILABLE = 0, 1, 2, 3
+"""Exit codes, as those of `exchanged`."""
+GIVE_BACK_SECONDS = 5.0
+"""At the end, for all tokens; a pod has 30 in all."""
+
+
+class Kept:
+    """One token with all that belongs to it."""
+
+    def __init__(self, settings: TokenSettings) -> None:
+        files = Files(settings.files) if settings.files else None
+        self.daemon = Daemon(settings.server, _roots(settings.ca))
+        self.hooks = Hooks(settings.hooks, settings.name)
+        self.keeper = Keeper(
+            settings=settings,
+            daemon=self.daemon,
+            source=source(settings.source, settings.server),
+            files=files,
+            changed=self._changed,
+        )
+
+    def _changed(self, event: str) -> None:
+        settings, held = self.keeper.settings, self.keeper.state.held
+        told = {"event": event, "name": settings.name}
+        if settings.files:
+            told["directory"] = str(settings.files.directory)
+        if held:
+            told["grant_id"] = held.credential.grant_id
+            told["expires_at"] = held.credential.expires_at.isoformat(timespec="seconds")
+        self.hooks.changed(told)
+
+
+async def run(settings: Settings, *, once: bool, patience: float) -> int:
+    """Keeps all tokens until SIGTERM or SIGINT, or has each once; the exit code.
+
+    Raises:
+        Faulty: what the settings name cannot be used.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    kept = [Kept(token) for token in settings.tokens]
+    _adopt(kept)
+    try:
+        if once:
+            return await _once([each.keeper for each in kept], stop, patience)
+        async with _serving(settings, kept):
+            await _keep(kept, stop)
+        await _give_back(kept)
+    finally:
+        for each in kept:
+            await each.daemon.close()
+    return OK
+
+
+def _adopt(kept: list[Kept]) -> None:
+    faults = []
+    for each in kept:
+        try:
+            each.keeper.adopt()
+        except Unwritable as error:
+            faults.append(f"token {each.keeper.settings.name}: {error}")
+    if faults:
+        raise Faulty(faults)
+
+
+async def _keep(kept: list[Kept], stop: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(each.keeper.keep()) for each in kept]
+        tasks += [group.create_task(each.hooks.run()) for each in kept]
+        await stop.wait()
+        log.info("stopping")
+        for task in tasks:
+            task.cancel()
+
+
+async def _once(keepers: list[Keeper], stop: asyncio.Event, patience: float) -> int:
+    everything = asyncio.ensure_future(_all(keepers, patience))
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait([everything, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not everything.done():
+        everything.cancel()
+        return UNAVAILABLE
+    outcomes = everything.result()
+    if "refused" in outcomes:
+        return REFUSED
+    return UNAVAILABLE if "unavailable" in outcomes else OK
+
+
+async def _all(keepers: list[Keeper], patience: float) -> list[str]:
+    return await asyncio.gather(*(keeper.once(patience) for keeper in keepers))
+
+
+async def _give_back(kept: list[Kept]) -> None:
+    async def one(keeper: Keeper) -> None:
+        try:
+            async with asyncio.timeout(GIVE_BACK_SECONDS):
+                await keeper.give_back()
+        except (ExchangeFailed, TimeoutError) as error:
+            told = {"token": keeper.settings.name, "why": str(error) or "no answer in time"}
+            log.warning("not given back; it ends by itself", extra=told)
+
+    await asyncio.gather(*(one(each.keeper) for each in kept if each.keeper.settings.give_back))
+
+
+@asynccontextmanager
+async def _serving(settings: Settings, kept: list[Kept]) -> AsyncIterator[None]:
+    """Health and the socket, where they are wanted."""
+    async with AsyncExitStack() as stack:
+        if settings.health:
+            host, port = settings.health
+            respond = Responder(health.answering([(each.keeper, each.hooks) for each in kept]))
+            with _usable(f"health: {host or '*'}:{port}"):
+                server = await asyncio.start_server(respond, host or None, port, limit=HEAD_BYTES)
+            stack.callback(server.close)
+        if settings.socket:
+            respond = Responder(ask.answering([each.keeper for each in kept]), ask.admitting(settings.socket))
+            with _usable(f"socket: {settings.socket.path}"):
+                ask.prepare(settings.socket)
+                opened = ask.opened(settings.socket)
+            stack.callback(settings.socket.path.unlink, missing_ok=True)
+            stack.callback((await asyncio.start_unix_server(respond, sock=opened, limit=HEAD_BYTES)).close)
+        yield
+
+
+@contextlib.contextmanager
+def _usable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Faulty([f"{what}: {error.strerror or error}"]) from error
+
+
+def _roots(ca: Path | None) -> Callable[[], bytes] | None:
+    """What vouches for the daemon, read for each connection: it may be renewed meanwhile."""
+    if ca is None:
+        return None
+    try:
+        if b"BEGIN CERTIFICATE" not in ca.read_bytes():
+            raise Faulty([f"ca: {ca} holds no certificate (PEM)"])
+    except OSError as error:
+        raise Faulty([f"ca: {ca} cannot be read: {error.strerror}"]) from error
+    return ca.read_bytes

@@ -1,0 +1,192 @@
+"""Where the proof of who asks comes from, had anew for each exchange."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from sidecar.model import Subject
+
+PROJECTED = Path("/var/run/secrets/exchanged/token")
+"""Where the documentation mounts a projected service account token."""
+GITLAB_VARIABLE = "EXCHANGED_ID_TOKEN"
+"""The name that the documentation gives to a job's token under `id_tokens`."""
+SOCKET_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"
+"""Where the Workload API is (SPIFFE_Workload_Endpoint §4)."""
+LARGEST = 64 * 1024
+"""Bytes of a token; a tenth of it would be a long one."""
+SECONDS = 20.0
+"""For a command, and for any answer from outside."""
+KINDS = ("file", "jwt-svid", "x509-svid", "github", "gitlab", "command")
+
+
+class SourceFailed(Exception):
+    """There is no proof now; the message says what to do. What was granted before holds on."""
+
+
+class Source(Protocol):
+    """Where a proof comes from."""
+
+    async def subject(self) -> Subject:
+        """The proof, as it is now.
+
+        Raises:
+            SourceFailed: there is none.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """Which source, and what it needs.
+
+    Attributes:
+        kind: one of KINDS.
+        path: of a token, for kind file.
+        command: that prints a token; no shell reads it.
+        audience: for whom GitHub or the Workload API makes a token out.
+        spiffe_id: which SVID, where there are several.
+        certificate: a JWT-SVID goes over the workload's own certificate.
+    """
+
+    kind: str = "file"
+    path: Path = PROJECTED
+    command: tuple[str, ...] = ()
+    audience: str = ""
+    spiffe_id: str = ""
+    certificate: bool = False
+
+
+def source(settings: SourceSettings, server: str) -> Source:
+    """The source, for a daemon at `server` (host:port)."""
+    audience = settings.audience or f"https://{server.removesuffix(':443')}"
+    match settings.kind:
+        case "file":
+            return FileSource(settings.path)
+        case "command":
+            return CommandSource(settings.command)
+        case "gitlab":
+            return GitlabSource()
+        case "github":
+            return GithubSource(audience)
+        case "jwt-svid":
+            return SvidSource(audience=audience, spiffe_id=settings.spiffe_id, certificate=settings.certificate)
+        case "x509-svid":
+            return SvidSource(audience="", spiffe_id=settings.spiffe_id, certificate=True)
+    raise ValueError(f"no source is called {settings.kind!r}; there are {', '.join(KINDS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSource:
+    """A file that somebody else keeps fresh: a projected service account token, a JWT-SVID from a helper."""
+
+    path: Path
+
+    async def subject(self) -> Subject:
+        """What the file holds now: the kubelet swaps it, so it is opened each time."""
+        try:
+            with self.path.open("rb") as file:
+                raw = file.read(LARGEST + 1)
+        except OSError as error:
+            raise SourceFailed(f"{self.path} cannot be read: {error.strerror}; is the token mounted there?") from error
+        return Subject(token=_token(raw, str(self.path)))
+
+
+@dataclass(frozen=True, slots=True)
+class GitlabSource:
+    """A GitLab job's token, which is in its environment from the start."""
+
+    async def subject(self) -> Subject:
+        """The token of the job."""
+        told = os.environ.get(GITLAB_VARIABLE, "")
+        return Subject(token=_token(told.encode(), f"the variable {GITLAB_VARIABLE}; see id_tokens in the job"))
+
+
+@dataclass(frozen=True, slots=True)
+class GithubSource:
+    """The runner of a GitHub Actions job."""
+
+    audience: str
+
+    async def subject(self) -> Subject:
+        """A token of the job, for our audience."""
+        from sidecar.github import id_token  # noqa: PLC0415 - in CI alone
+
+        try:
+            raw = await asyncio.to_thread(id_token, self.audience, SECONDS)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SourceFailed(f"GitHub gives no token: {error}") from error
+        return Subject(token=_token(raw.encode(), "GitHub's answer"))
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSource:
+    """A command that prints a token."""
+
+    command: tuple[str, ...]
+
+    async def subject(self) -> Subject:
+        """What it prints now."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self.command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise SourceFailed(f"{self.command[0]} cannot be run: {error.strerror}") from error
+        try:
+            async with asyncio.timeout(SECONDS):
+                raw = await _all(process.stdout)
+                code = await process.wait()
+        except TimeoutError as error:
+            raise SourceFailed(f"{self.command[0]} takes longer than {SECONDS:g} s") from error
+        finally:
+            if process.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
+        if code:
+            raise SourceFailed(f"{self.command[0]} ended with {code}; what it says is above")
+        return Subject(token=_token(raw, f"what {self.command[0]} prints"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SvidSource:
+    """The Workload API; `audience` is whom a JWT-SVID is for, "" for none."""
+
+    audience: str
+    spiffe_id: str
+    certificate: bool
+
+    async def subject(self) -> Subject:
+        """The SVIDs as they are now."""
+        from sidecar.svid import subject  # noqa: PLC0415 - its library is large
+
+        return await asyncio.to_thread(subject, self.audience, self.spiffe_id, certificate=self.certificate)
+
+
+async def _all(stream: asyncio.StreamReader | None) -> bytes:
+    """All that is written to it, or one byte more than may be."""
+    raw = b""
+    while stream is not None and len(raw) <= LARGEST and (more := await stream.read(LARGEST)):
+        raw += more
+    return raw
+
+
+def _token(raw: bytes, where: str) -> str:
+    if len(raw) > LARGEST:
+        raise SourceFailed(f"more than {LARGEST} bytes in {where}: that is no token")
+    try:
+        token = raw.decode("ascii").strip()
+    except UnicodeDecodeError as error:
+        raise SourceFailed(f"no token in {where}: it is not text") from error
+    if not token:
+        raise SourceFailed(f"no token in {where}")
+    if any(each.isspace() for each in token):
+        raise SourceFailed(f"no token in {where}: there is more than one word")
+    return token
