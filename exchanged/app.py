@@ -230,7 +230,7 @@ class Daemon:
             "instance": self.store.instance,
             "ready": not lacking,
             "reasons": [f"{what}: {why}" for what, why in lacking.items()],
-            "remarks": [] if len(self.policies.current) else ["no policy is in force: every request is refused"],
+            "remarks": self._remarks(),
             "listening": self._started.addresses,
             "live_grants": counts.live,
             "backlog": counts.backlog,
@@ -243,6 +243,13 @@ class Daemon:
                 "faults": [str(fault) for fault in self.policies.faults],
             },
         }
+
+    def _remarks(self) -> list[str]:
+        """What keeps the daemon from nothing yet, and somebody should look at."""
+        found = [] if len(self.policies.current) else ["no policy is in force: every request is refused"]
+        if self.workload_api is not None and self.workload_api.failure:
+            found.append(f"{self.workload_api.failure}; what it said last holds for a while")
+        return found
 
     async def _end_of_unconfigured(self) -> None:
         known = self.configuration.issuers.keys()

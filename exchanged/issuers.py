@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from exchanged.authenticate.bundles import Authorities, Bundle, TrustBundle, bundle_of
+from exchanged.authenticate.bundles import Authorities, Published, TrustBundle
 from exchanged.authenticate.candidates import Authenticators
 from exchanged.authenticate.fetched import Fetched
 from exchanged.authenticate.jws import Accepted, Expected
@@ -20,6 +20,10 @@ from exchanged.config import Configuration, KubernetesIssuer, OidcIssuer, Spiffe
 from exchanged.metrics import Metrics
 from exchanged.model import ClusterName, IdentityKind, IssuerName
 from exchanged.ports import Authenticator
+
+FILE_REFRESH = timedelta(seconds=5)
+"""How often a bundle in a file is looked at: nobody hints, and a caller that its new authority vouches for does not get
+through a handshake before."""
 
 
 class WorkloadApi(Protocol):
@@ -122,23 +126,19 @@ class _Builder:
         )
 
     def _bundle(self, name: IssuerName, issuer: SpiffeIssuer, algorithms: frozenset[str]) -> TrustBundle:
-        settings = issuer.bundle
+        settings, refresh = issuer.bundle, issuer.bundle.refresh
         source: Source
         if settings.file is not None:
-            source = FileSource(settings.file)
+            source, refresh = FileSource(settings.file), refresh or FILE_REFRESH
         elif settings.endpoint is not None:
             source = HttpSource(url=settings.endpoint, certificate_authority=settings.certificate_authority)
         elif self.workload_api is not None:
             return self.workload_api.of(issuer.trust_domain, settings.stale_limit)
         else:
             raise ValueError(f"issuers.{name}.bundle needs file, endpoint, or `workloadApi`")
-
-        async def fetch() -> Bundle:
-            return bundle_of(await source.fetch(), algorithms)
-
         return Fetched(
-            fetch=fetch,
-            refresh=lambda bundle: settings.refresh or bundle.refresh,
+            fetch=Published(source, algorithms).fetch,
+            refresh=lambda bundle: refresh or bundle.refresh,
             stale_limit=settings.stale_limit,
             clock=self.clock,
             on_fetch=self._counted(name),

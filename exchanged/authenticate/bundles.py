@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from cryptography import x509
 
 from exchanged.authenticate.jws import MAX_KEYS, VerificationKey, public_keys
+from exchanged.authenticate.keysets import Source
 
 X509_SVID, JWT_SVID = "x509-svid", "jwt-svid"
 """Values of `use`; entries with another are left out (§4.2.2)."""
@@ -95,6 +96,26 @@ def bundle_of(document: Mapping[str, Any], algorithms: frozenset[str]) -> Bundle
     return Bundle(
         authorities=tuple(_certificate(chain[0]) for chain in chains), jwt_keys=jwt_keys, refresh_hint=_hint(document)
     )
+
+
+class Published:
+    """A bundle that a source publishes as a document; the same one for as long as the document is the same."""
+
+    def __init__(self, source: Source, algorithms: frozenset[str]) -> None:
+        self._source = source
+        self._algorithms = algorithms
+        self._last: tuple[Mapping[str, Any], Bundle] | None = None
+
+    async def fetch(self) -> Bundle:
+        """The bundle.
+
+        Raises:
+            SourceError, ValueError: it cannot be had, or is none.
+        """
+        document = await self._source.fetch()
+        if self._last is None or self._last[0] != document:
+            self._last = (document, bundle_of(document, self._algorithms))
+        return self._last[1]
 
 
 def certificate_of(der: bytes) -> x509.Certificate:

@@ -91,6 +91,7 @@ class SvidChain:
             path = verifier.verify(self.leaf, self.others).chain
         except (verification.VerificationError, ValueError) as error:
             said = str(error).split("(encountered")[0].strip()
+            said = "none of its authorities has signed it" if said.endswith("no interior errors") else said
             raise _invalid(f"not of trust domain {self.spiffe_id.trust_domain}: {said}") from error
         for position, signing in enumerate(path[1:], 1):
             _check_signing(signing, is_root=position == len(path) - 1)

@@ -1,5 +1,6 @@
 """All commands together."""
 
+import os
 from typing import Annotated
 
 import typer
@@ -7,6 +8,8 @@ import typer
 from exchanged import __version__
 from exchanged.cli import cluster, config, grants, kubeconfig, policy, records, serve, store, token
 
+# gRPC's own lines are in nobody's format, and a stranger causes one with each handshake that fails.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 app = typer.Typer(
     name="exchanged",
     help="A proof of identity in, a narrow and short cluster token out. Recorded, and revocable at once.\n\n"

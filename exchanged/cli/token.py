@@ -1,6 +1,5 @@
 """`exchanged token`: an exchange from a shell, and giving back what came of it."""
 
-import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -29,7 +28,8 @@ Ca = Annotated[
     typer.Option(
         "--ca",
         envvar="EXCHANGED_CA",
-        help="Who vouches for it (PEM); public roots without. The daemon's own CA is ca/ca.crt in its state folder.",
+        help="Who vouches for it (PEM), or spiffe: the trust domain's bundle from SPIFFE_ENDPOINT_SOCKET. Public roots "
+        "without. The daemon's own CA is ca/ca.crt in its state folder.",
     ),
 ]
 TokenFile = Annotated[Path | None, typer.Option("--token-file", help="A file with the token; standard input without.")]
@@ -41,7 +41,10 @@ _CAUSES = (
     ),
     ("Hostname Verification", "its certificate is for other names; give --server one of those, or the right --ca"),
     ("ALPN", "that is no gRPC door; give --server the address of doors.grpc"),
-    ("Socket closed", "it hung up: it knows no authority of your certificate, wants one and got none, or is stopping"),
+    (
+        "Socket closed",
+        "it hung up: it wants a certificate and got none, or one that has ended or whose authority it does not know",
+    ),
     ("Connection refused", "nothing listens there; is it running, and is --server right?"),
     ("hostname lookup", "there is no such host; is --server right?"),
 )
@@ -170,7 +173,6 @@ def introspect(
 
 def called(server: str, ca: Path | None, method: str, request: Any, own: "X509 | None" = None) -> Any:
     """The reply of one call, or the end of the command with the refusal."""
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import grpc
 
     from exchanged.v1 import exchange_pb2_grpc
@@ -190,6 +192,13 @@ def called(server: str, ca: Path | None, method: str, request: Any, own: "X509 |
 
 def roots(ca: Path | None) -> bytes | None:
     """PEM of who vouches for a server, or the end of the command; None for public roots."""
+    if ca == Path("spiffe"):
+        from exchanged.cli.svid import x509_svid
+
+        try:
+            return x509_svid("").roots
+        except SourceError as error:
+            fail(str(error), Exit.USAGE)
     try:
         pem = ca.read_bytes() if ca else None
     except OSError as error:
@@ -211,6 +220,8 @@ def _refused(error: "grpc.RpcError", server: str) -> NoReturn:
             lines = [f"{status.message} [{info.reason}, request {info.metadata['request_id']}]"]
             lines += [f"  {name}: {value}" for name, value in more.items()]
             lines += [f"  {text}"] if (text := advice(info.reason)) else []
+            if info.reason == "PARAMETER_MISSING" and info.metadata.get("parameter") == "subject_token":
+                lines += ["  a certificate alone is enough at the door mtls; is --server that one?"]
             code = Exit.UNAVAILABLE if info.metadata["oauth_error"] == "temporarily_unavailable" else Exit.REFUSED
             fail("\n".join(lines), code)
     said = str(error.details())

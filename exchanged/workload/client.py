@@ -82,11 +82,14 @@ class _Stream(Generic[Update]):
         return "the stream ended"
 
     def _lose(self, why: str) -> None:
-        """From the first time on, what was said last grows old."""
+        """From the first time on, what was said last grows old; the same trouble is told once."""
+        if why != self.failure:
+            log.warning(
+                "the Workload API cannot be followed; what it said last holds for a while", extra={"detail": why}
+            )
         self.failure = why
         if self._lost is None:
             self._lost = self._age()
-        log.warning("the Workload API says nothing that holds", extra={"detail": why})
 
     def _take(self, message: object) -> None:
         try:
@@ -118,6 +121,7 @@ class WorkloadApi:
             "FetchJWTBundles", answer=pb.JwtBundlesResponse, read=messages.jwt, **common
         )
         self._known: frozenset[str] = frozenset()
+        self._expected: dict[str, timedelta] = {}
         self._removed: asyncio.Queue[str] = asyncio.Queue()
         self._update = asyncio.Event()
         self.on_removed: Callable[[str], Awaitable[None]] | None = None
@@ -146,7 +150,12 @@ class WorkloadApi:
 
     def of(self, trust_domain: str, stale_limit: timedelta) -> "FromWorkloadApi":
         """The bundle of one trust domain, at each moment."""
+        self._expected[trust_domain] = stale_limit
         return FromWorkloadApi(api=self, trust_domain=trust_domain, stale_limit=stale_limit)
+
+    def hands_out(self, trust_domain: str) -> bool:
+        """Whether it has said anything of a trust domain."""
+        return trust_domain in self._known
 
     async def updated(self) -> None:
         """Returns when something new has come."""
@@ -159,6 +168,8 @@ class WorkloadApi:
             tasks.create_task(self._x509.run())
             tasks.create_task(self._jwt.run())
             tasks.create_task(self._tell_removed())
+            for trust_domain, stale_limit in self._expected.items():
+                tasks.create_task(self._look_for(trust_domain, stale_limit))
 
     def _updated(self) -> None:
         x509, jwt = self._x509.last, self._jwt.last
@@ -167,6 +178,14 @@ class WorkloadApi:
             self._removed.put_nowait(gone)
         self._known = known
         self._update.set()
+
+    async def _look_for(self, trust_domain: str, patience: timedelta) -> None:
+        """One that is not there long after the API has answered was removed while nobody looked."""
+        while not self._known:
+            await self.updated()
+        await asyncio.sleep(patience.total_seconds())
+        if not self.hands_out(trust_domain):
+            self._removed.put_nowait(trust_domain)
 
     async def _tell_removed(self) -> None:
         while True:
@@ -218,4 +237,9 @@ class FromWorkloadApi:
 
     def unready(self) -> str | None:
         """See `TrustBundle.unready`."""
-        return None if self.fresh() is not None else self._api.failure
+        if self.fresh() is None:
+            return self._api.failure
+        if not self._api.hands_out(self._trust_domain):
+            where = "does the daemon's registration entry federate with it?"
+            return f"the Workload API hands out no bundle of trust domain {self._trust_domain}; {where}"
+        return None

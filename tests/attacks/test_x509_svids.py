@@ -105,7 +105,7 @@ NOT_CRITICAL = x509.KeyUsage(
     decipher_only=False,
 )
 ID = "not a SPIFFE ID"
-NOBODY, CANNOT_SIGN = "all candidates exhausted", "may not sign certificates"
+NOBODY, CANNOT_SIGN = "none of its authorities has signed it", "may not sign certificates"
 CERTIFICATES: dict[str, tuple[Callable[[], Svid], str]] = {
     "two URIs": (lambda: HOME.svid(uris=[DEPLOYER, "spiffe://acme.example/admin"]), "2 URIs"),
     "two URIs, one of the web": (lambda: HOME.svid(uris=["https://acme.example", DEPLOYER]), "2 URIs"),

@@ -132,7 +132,7 @@ def test_the_workload_api_may_come_later_and_go_and_come_back(tmp_path: Path) ->
         with mesh.connected(domain.svid(AGENT)) as channel:
             _exchange(channel)
             api.stop()
-            _until(lambda: "UNAVAILABLE" in daemon.log.read_text())
+            _until(lambda: any("UNAVAILABLE" in remark for remark in daemon.json("status")["remarks"]))
             _exchange(channel)
             domain.rotate()
             api.start()

@@ -1,4 +1,5 @@
 import base64
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -7,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from exchanged.authenticate.bundles import REFRESH_UNHINTED, Bundle, bundle_of, certificate_of
+from exchanged.authenticate.bundles import REFRESH_UNHINTED, Bundle, Published, bundle_of, certificate_of
 from exchanged.authenticate.jws import ALGORITHMS, MAX_KEYS
 from tests.spiffe.certificates import now
 from tests.spiffe.pki import TrustDomain
@@ -198,3 +199,18 @@ def test_authorities_are_as_they_are_published() -> None:
     for authority in (below, old):
         entry = _x509(x5c=[_base64(authority.public_bytes(Encoding.DER))])
         assert _bundle(entry).authorities == (authority,)
+
+
+async def test_the_same_document_is_the_same_bundle() -> None:
+    """What was verified by it stays verified; another document is another bundle."""
+    domain = TrustDomain("acme.example")
+
+    class Source:
+        async def fetch(self) -> Any:
+            return json.loads(json.dumps(domain.bundle()))
+
+    published = Published(Source(), frozenset({"ES256"}))
+    first = await published.fetch()
+    assert await published.fetch() is first
+    domain.rotate()
+    assert await published.fetch() is not first
