@@ -7,6 +7,7 @@ import sys
 import time
 from urllib.parse import urlsplit
 
+from sidecar.advice import advice
 from sidecar.cache import Cache, Entry
 from sidecar.execplugin import answer, asker, doubtful
 from sidecar.execplugin_options import Options, options
@@ -21,21 +22,6 @@ PAUSE = 10.0
 """Seconds before the daemon is asked again after it was out of reach; meanwhile the token at hand is good."""
 _REFUSED, _UNAVAILABLE = 1, 3
 _HTTPS = 443
-_ADVICE = {
-    "TOKEN_AUDIENCE": "Ask your issuer for a token with this daemon's audience, and no other.",
-    "TOKEN_EXPIRED": "The subject token is too old: fetch a fresh one; if it was fresh, compare the clocks.",
-    "TOKEN_REPLAYED": "This subject token is for one use. Name a source that has a fresh one each time.",
-    "TOKEN_NOT_LIVE": "The cluster says that this pod or service account is gone.",
-    "CERTIFICATE_REQUIRED": "The policy wants the workload's own certificate: --source x509-svid or --certificate.",
-    "SUBJECT_REVOKED": "Tokens of this subject were revoked. Ask the operator.",
-    "NO_POLICY": "No policy lists this subject. `exchanged policy explain` tells what each one misses.",
-    "CONDITION_FALSE": "A policy matches, but its condition does not hold now. Ask its owner.",
-    "INTENT_REQUIRED": "The policy wants to know what it is for: --intent '…' in the kubeconfig.",
-    "API_SERVER_DIFFERS": "Write the kubeconfig anew with `exchanged kubeconfig`.",
-    "CLUSTER_AMBIGUOUS": "Name one of the clusters: --cluster NAME in the kubeconfig.",
-    "SCOPE_AMBIGUOUS": "Name the policy too: --scope policy/scope in the kubeconfig.",
-}
-_ELSE = "docs/errors.md has the reason, and whom to ask."
 
 
 def run(arguments: list[str], cache: Cache, api_server: str) -> int:
@@ -64,16 +50,16 @@ class _Asking:
     def run(self) -> int:
         """Answers with what another run left meanwhile, with a new token, or with the one that still lives."""
         now = time.time()
-        entry = self._cache.read() if self._cache else None
-        if entry is not None and entry.rest(now) <= 0:
-            entry = None
+        entry = self._living(now)
         try:
-            if entry is None or not self._holds(entry, now):
+            if entry is not None and entry.fresh(now) and self._doubted(entry, now):
+                entry = self._checked(entry, now)
+            if entry is None or not entry.fresh(now):
                 entry = self._exchanged(now, within=SECONDS_WITH_TOKEN if entry else None)
         except Refused as refused:
             if self._cache:
                 self._cache.remove()
-            _say(f"{refused.message}\n  {_ADVICE.get(refused.reason, _ELSE)}")
+            _say(f"{refused.message}\n  {advice(refused.reason)}" if refused.reason else refused.message)
             return _REFUSED
         except (Fault, SourceFailed, TimeoutError) as fault:
             what = str(fault) or f"{self._told.server} does not answer"
@@ -81,23 +67,28 @@ class _Asking:
                 _say(f"{what}\n  Nothing was granted, and no token is at hand. Try again.")
                 return _UNAVAILABLE
             _say(f"{what}; the token at hand lives for {entry.rest(now):.0f} s more")
+            entry.checked_at = now
             entry.again_at = now + max(PAUSE, getattr(fault, "retry_after", None) or 0.0)
             self._keep(entry)
         answer(entry, time.time())
         return 0
 
-    def _holds(self, entry: Entry, now: float) -> bool:
-        """Whether it need not be replaced; who may have been answered 401 has the daemon's word for it."""
-        if not entry.fresh(now):
-            return False
-        if self._cache is None or not doubtful(self._cache, entry, now):
-            return True
+    def _living(self, now: float) -> Entry | None:
+        entry = self._cache.read() if self._cache else None
+        return entry if entry is not None and entry.rest(now) > 0 else None
+
+    def _doubted(self, entry: Entry, now: float) -> bool:
+        return self._cache is not None and doubtful(self._cache, entry, now)
+
+    def _checked(self, entry: Entry, now: float) -> Entry | None:
+        """The same, if the daemon says that it lives."""
         if asyncio.run(self._lives(entry.token)):
             entry.checked_at = now
             self._keep(entry)
-            return True
-        self._cache.remove()
-        return False
+            return entry
+        if self._cache:
+            self._cache.remove()
+        return None
 
     def _exchanged(self, now: float, within: float | None) -> Entry:
         credential = asyncio.run(self._exchange(within))
@@ -126,9 +117,10 @@ class _Asking:
                 with contextlib.suppress(ExchangeFailed):
                     await daemon.give_back(credential.token, subject)
                 raise Refused(
-                    "API_SERVER_DIFFERS",
+                    "",
                     f"the kubeconfig's cluster is {self._api_server}, but the grant is for {credential.cluster}, "
-                    f"which is {credential.server}: a token goes to its own cluster alone [API_SERVER_DIFFERS]",
+                    f"which is {credential.server}: a token goes to its own cluster alone, so none is given. "
+                    "Write the kubeconfig anew with `exchanged kubeconfig` [API_SERVER_DIFFERS]",
                 )
             return credential
         finally:

@@ -3,23 +3,15 @@
 import argparse
 import json
 import os
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from sidecar import strict
 from sidecar.model import Ask
+from sidecar.settings import detail
 from sidecar.sources import GITLAB_VARIABLE, KINDS, PROJECTED, SOCKET_VARIABLE, SourceSettings
-
-_DETAIL_FIELDS = {
-    "namespaces": "namespaces",
-    "apiGroups": "api_groups",
-    "resources": "resources",
-    "resourceNames": "resource_names",
-    "verbs": "verbs",
-}
-_UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +47,7 @@ def options(arguments: list[str]) -> Options:
                 cluster=told.cluster,
                 scope=told.scope,
                 details=_details(told.authorization_details),
-                lifetime=_seconds(told.lifetime),
+                lifetime=strict.seconds(told.lifetime) if told.lifetime else None,
                 intent=told.intent,
             ),
             source=_source(told),
@@ -139,34 +131,12 @@ def _roots(ca: str) -> bytes | None:
     return pem
 
 
-def _seconds(text: str) -> int | None:
-    if not text:
-        return None
-    match = re.fullmatch(r"([0-9]{1,6})([smh])", text)
-    if match is None:
-        raise ValueError("--lifetime is a number with s, m or h: 90s, 10m, 1h")
-    return int(match[1]) * _UNITS[match[2]]
-
-
 def _details(text: str) -> tuple[dict[str, object], ...]:
     """RFC 9396 details as the daemon's messages have them."""
     if not text:
         return ()
     told = json.loads(Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text)
-    return tuple(_detail(each) for each in (told if isinstance(told, list) else [told]))
-
-
-def _detail(told: Any) -> dict[str, object]:
-    found: dict[str, object] = {"type": "kubernetes"}
-    if not isinstance(told, dict) or told.get("type") != "kubernetes":
-        raise ValueError('--authorization-details is a JSON array of objects with "type": "kubernetes"')
-    for name, values in told.items():
-        if name == "type":
-            continue
-        # What is not understood might have been meant to narrow.
-        if name not in _DETAIL_FIELDS:
-            raise ValueError(f"--authorization-details knows no {name!r}; there are {', '.join(_DETAIL_FIELDS)}")
-        if not isinstance(values, list) or not all(isinstance(each, str) for each in values):
-            raise ValueError(f"--authorization-details wants a list of texts for {name}")
-        found[_DETAIL_FIELDS[name]] = values
-    return found
+    try:
+        return tuple(detail(each) for each in (told if isinstance(told, list) else [told]))
+    except ValueError as error:
+        raise ValueError(f"--authorization-details: each {error}") from error

@@ -1,10 +1,11 @@
 """`exchanged kubeconfig`: what kubectl and every client-go program need to ask for their tokens by themselves."""
 
 import os
+import shlex
 from base64 import b64encode
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,11 @@ from exchanged.cli import token as exchange
 from exchanged.cli.output import Exit, fail, show_json
 from exchanged.cli.source import Source, SourceError, default_audience, subject_token
 
+if TYPE_CHECKING:
+    from exchanged.cli.svid import X509
+
+SECONDS = 20
+"""For a command that prints a token."""
 HINT = "The command `sidecar` is not on the PATH. It comes with the Python package `exchanged`."
 """What kubectl says where the plugin is not installed."""
 
@@ -26,9 +32,13 @@ def kubeconfig(
         Source, typer.Option(help="Where the plugin will have its subject token from; as for `token get`, less stdin.")
     ] = Source.AUTO,
     subject_token_file: Annotated[Path | None, typer.Option(help="A file with the subject token.")] = None,
+    subject_token_command: Annotated[
+        str, typer.Option(help="A command that prints the subject token each time it is run; no shell reads it.")
+    ] = "",
     audience_of_subject: Annotated[
         str, typer.Option("--issuer-audience", envvar="EXCHANGED_AUDIENCE", help="As for `token get`.")
     ] = "",
+    certificate: Annotated[bool, typer.Option("--certificate", help="As for `token get`.")] = False,
     spiffe_id: Annotated[str, typer.Option(help="Which SVID, where the Workload API has several.")] = "",
     details: Annotated[str, typer.Option("--authorization-details", help="As for `token get`.")] = "",
     intent: Annotated[str, typer.Option(help="What it is for; recorded as stated.")] = "",
@@ -55,50 +65,55 @@ def kubeconfig(
 
     kubectl --kubeconfig kubeconfig get pods
     """
+    from exchanged.cli.svid import x509_svid
+
     if output not in {"yaml", "json"}:
         fail("--output is yaml or json", Exit.USAGE)
     if source is Source.STDIN:
         fail("a plugin has no standard input; name another --source", Exit.USAGE)
     if api_server and not cluster:
         fail("--api-server is of which cluster? Add --cluster NAME", Exit.USAGE)
+    request = _request(cluster, scope, details, intent, lifetime)
     plugin = _plugin(
         {
             "--server": server,
             "--ca": _absolute(ca),
             "--cluster": cluster,
             "--scope": scope,
-            "--source": source.value,
+            "--source": "command" if subject_token_command else source.value,
             "--subject-token-file": _absolute(subject_token_file),
+            "--subject-token-command": subject_token_command,
             "--issuer-audience": audience_of_subject,
             "--spiffe-id": spiffe_id,
             "--authorization-details": f"@{_absolute(Path(details[1:]))}" if details.startswith("@") else details,
             "--intent": intent,
             "--lifetime": lifetime,
         },
-        command,
+        flags=["--certificate"] if certificate else [],
+        command=command,
     )
     if api_server:
         pem = exchange.roots(certificate_authority) or b""
         told = {"name": cluster, "server": api_server, "certificate_authority": pem.decode(), "namespace": ""}
     else:
         try:
-            proof = subject_token(
-                source, subject_token_file, audience_of_subject or default_audience(server), spiffe_id
-            )
-            told = _told(server, ca, source, spiffe_id, proof, _request(cluster, scope, details, intent, lifetime))
+            audience = audience_of_subject or default_audience(server)
+            if subject_token_command:
+                request.subject_token = _printed(subject_token_command)
+            else:
+                request.subject_token = subject_token(source, subject_token_file, audience, spiffe_id)
+            own = x509_svid(spiffe_id) if certificate or source is Source.X509_SVID else None
+            told = _told(server, ca, request, own)
         except SourceError as error:
             fail(str(error), Exit.USAGE)
     _show(_kubeconfig(told, plugin, namespace or told["namespace"]), output, output_file)
 
 
-def _told(server: str, ca: Path | None, source: Source, spiffe_id: str, proof: str, request: Any) -> dict[str, str]:
+def _told(server: str, ca: Path | None, request: Any, own: "X509 | None") -> dict[str, str]:
     """Where the cluster is, as a grant of it says. The grant ends before this returns."""
-    from exchanged.cli.svid import x509_svid
     from exchanged.v1 import exchange_pb2 as pb
 
-    request.subject_token = proof
-    request.subject_token_type = exchange.JWT if proof else ""
-    own = x509_svid(spiffe_id) if source is Source.X509_SVID else None
+    request.subject_token_type = exchange.JWT if request.subject_token else ""
     reply = exchange.called(server, ca, "Exchange", request, own)
     exchange.called(server, ca, "Revoke", pb.RevokeRequest(token=reply.access_token), own)
     granted = {name for detail in reply.authorization_details for name in detail.namespaces}
@@ -126,12 +141,27 @@ def _request(cluster: str, scope: str, details: str, intent: str, lifetime: str)
     return request
 
 
-def _plugin(options: dict[str, str], command: str) -> dict[str, Any]:
+def _printed(command: str) -> str:
+    """The proof that a command prints.
+
+    Raises:
+        SourceError: it prints none.
+    """
+    import subprocess
+
+    try:
+        done = subprocess.run(shlex.split(command), stdout=subprocess.PIPE, text=True, timeout=SECONDS, check=True)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        raise SourceError(f"{command} gives no token: {error}") from error
+    return done.stdout.strip()
+
+
+def _plugin(options: dict[str, str], *, flags: list[str], command: str) -> dict[str, Any]:
     """The user's `exec` (client.authentication.k8s.io/v1)."""
     return {
         "apiVersion": "client.authentication.k8s.io/v1",
         "command": command,
-        "args": ["exec-credential", *(f"{name}={value}" for name, value in options.items() if value)],
+        "args": ["exec-credential", *(f"{name}={value}" for name, value in options.items() if value), *flags],
         "interactiveMode": "Never",
         "provideClusterInfo": True,
         "installHint": HINT,

@@ -157,7 +157,7 @@ def test_one_process_is_known_again() -> None:
 
 def test_the_lock_is_for_one() -> None:
     """A second run waits until the first is done."""
-    order = []
+    order: list[str] = []
     with Cache("one").locked(10):
         second = threading.Thread(target=lambda: _enter(order))
         second.start()

@@ -36,7 +36,12 @@ class Plugin:
 
     def run(self, *more: str, info: Any = None, scope: str = "read-pods/pods") -> subprocess.CompletedProcess[str]:
         """Runs it as kubectl does; `info` is KUBERNETES_EXEC_INFO."""
-        command = [COMMAND, "exec-credential", f"--server={self.daemon.grpc}", f"--ca={self.daemon.ca}"]
+        command: list[str | Path] = [
+            COMMAND,
+            "exec-credential",
+            f"--server={self.daemon.grpc}",
+            f"--ca={self.daemon.ca}",
+        ]
         command += ["--cluster=prod", f"--scope={scope}", "--source=github", *more]
         environment = {
             "PATH": os.defpath,
@@ -192,7 +197,7 @@ def test_a_refusal_ends_what_is_there(plugin: Plugin) -> None:
     done = plugin.run(scope="other/pods")
     assert (done.returncode, done.stdout) == (1, "")
     assert "[NO_POLICY, request" in done.stderr
-    assert "`exchanged policy explain`" in done.stderr
+    assert "ask the owner of the policy" in done.stderr
     assert [file for file in (plugin.home / ".cache" / "exchanged").iterdir() if not file.suffix] == []
 
 
@@ -261,7 +266,7 @@ def test_without_a_folder_there_is_no_cache(plugin: Plugin) -> None:
 
 
 def _live(daemon: Daemon) -> int:
-    return len(daemon.json("grants", "list"))
+    return len(daemon.json("grants", "list")["grants"])
 
 
 def _until(condition: Callable[[], bool]) -> None:
