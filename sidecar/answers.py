@@ -45,6 +45,9 @@ class Responder:
                     await self._talk(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass
+        except asyncio.CancelledError:
+            # The process ends, and nobody awaits this; raised further, asyncio would log it as a fault of ours.
+            return
         finally:
             self._open -= 1
             writer.close()

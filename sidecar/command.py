@@ -67,7 +67,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="sidecar run",
         description="Fetches cluster tokens, keeps them fresh, and hands them out as files or on a socket.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # With a width it does not import what knows the terminal's.
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=110),
         allow_abbrev=False,
     )
     parser.add_argument(

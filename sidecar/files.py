@@ -7,8 +7,6 @@ new folder, synced, and one rename of `..data`. Nothing but DIR has to be writab
 import contextlib
 import errno
 import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,13 +45,12 @@ class Files:
             if not directory.exists():
                 directory.mkdir(parents=True)
                 self._hand_over_folder(directory)
-            with contextlib.suppress(FileNotFoundError):
-                (directory / NEXT).unlink()
+            (directory / NEXT).unlink(missing_ok=True)
             current = self._current()
             for each in list(directory.iterdir()):
                 if each.name.startswith("..") and each.is_dir() and not each.is_symlink() and each.name != current:
-                    shutil.rmtree(each)
-            probe = f"..{secrets.token_hex(8)}"
+                    _remove_folder(each)
+            probe = _new_name()
             (directory / probe).mkdir()
             (directory / probe).rmdir()
         return directory / current if current else None
@@ -64,7 +61,7 @@ class Files:
         Raises:
             Unwritable: nothing has changed.
         """
-        directory, name = self._settings.directory, f"..{secrets.token_hex(8)}"
+        directory, name = self._settings.directory, _new_name()
         with _told(directory):
             try:
                 self._write(directory / name, files)
@@ -75,9 +72,8 @@ class Files:
                 (directory / NEXT).symlink_to(name)
                 (directory / NEXT).replace(directory / DATA)
             except OSError:
-                with contextlib.suppress(FileNotFoundError):
-                    (directory / NEXT).unlink()
-                shutil.rmtree(directory / name, ignore_errors=True)
+                (directory / NEXT).unlink(missing_ok=True)
+                _remove_folder(directory / name)
                 raise
             _sync(directory)
             if before:
@@ -88,12 +84,11 @@ class Files:
         """None of them is there any more, and they went all at once."""
         directory = self._settings.directory
         with _told(directory):
-            with contextlib.suppress(FileNotFoundError):
-                (directory / DATA).unlink()
+            (directory / DATA).unlink(missing_ok=True)
             self._unlink_others([])
             for each in list(directory.iterdir()):
                 if each.name.startswith("..") and each.is_dir() and not each.is_symlink():
-                    shutil.rmtree(each)
+                    _remove_folder(each)
             self._replaced.clear()
             _sync(directory)
 
@@ -101,7 +96,8 @@ class Files:
         """Removes sets that were replaced a while ago."""
         for name, when in list(self._replaced.items()):
             if now - when >= GRACE_SECONDS:
-                shutil.rmtree(self._settings.directory / name, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    _remove_folder(self._settings.directory / name)
                 del self._replaced[name]
 
     def _current(self) -> str | None:
@@ -155,6 +151,18 @@ class Files:
             ours = each.is_symlink() and os.readlink(each) == f"{DATA}/{each.name}"  # noqa: PTH115 - as above
             if ours and each.name not in shown:
                 each.unlink()
+
+
+def _new_name() -> str:
+    return f"..{os.urandom(8).hex()}"
+
+
+def _remove_folder(folder: Path) -> None:
+    """Removes a folder of files, or what there is of it."""
+    with contextlib.suppress(FileNotFoundError):
+        for each in list(folder.iterdir()):
+            each.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def _sync(directory: Path) -> None:
