@@ -46,6 +46,7 @@ ACTIONLINT = Program(
     name="actionlint", module=HERE.parent / "ci" / "actionlint", package="github.com/rhysd/actionlint/cmd/actionlint"
 )
 SPIFFE_CLIENT = Program(name="spiffe-client", module=HERE.parent / "spiffe" / "client", package=".")
+CLIENT_GO = Program(name="client-go", module=HERE.parent / "clients" / "go", package=".")
 
 
 def cache_folder() -> Path:

@@ -1,0 +1,1 @@
+"""Programs of other people's libraries that have their tokens from exchanged."""
