@@ -144,7 +144,7 @@ def check_signature(
     fitting = [key for key in keys if algorithm in key.algorithms]
     if not fitting:
         raise TokenRefused(Reason.TOKEN_SIGNATURE, "no key of the issuer fits")
-    if len(fitting) > 1 and "kid" not in token.header:
+    if len(fitting) > 1 and token.header.get("kid") is None:
         raise TokenRefused(Reason.TOKEN_SIGNATURE, "no kid, and several keys to choose from")
     # 5. The signature.
     if not any(_is_signed(token, key, algorithm) for key in fitting):

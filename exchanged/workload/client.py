@@ -22,8 +22,13 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 0.2, 10.0
 """Seconds before a stream is opened anew; twice as many each time that nothing came."""
 MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes: the bundles of some thousand trust domains."""
-_CHANNEL = (("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.use_local_subchannel_pool", 1))
-"""Each attempt connects by itself: what is waited for between two is said above."""
+_CHANNEL = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE),
+    # Each attempt connects by itself: what is waited for between two is said above.
+    ("grpc.use_local_subchannel_pool", 1),
+    # An agent that hangs is noticed; servers send clients away that ask more often than every five minutes.
+    ("grpc.keepalive_time_ms", 600_000),
+)
 _SECURITY_HEADER = (("workload.spiffe.io", "true"),)
 """SPIFFE_Workload_Endpoint §3."""
 
