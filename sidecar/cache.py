@@ -130,15 +130,14 @@ class Cache:
             written.flush()
             os.fsync(file)
         os.replace(part, self.path)
+        if entry.checked_at == entry.fetched_at:
+            _unlink(self.path + _SEEN)  # nobody has a new token yet
         self._sweep()
 
     def remove(self) -> None:
         """Nothing is there afterwards."""
-        for path in (self.path, self.path + _SEEN):
-            try:
-                os.unlink(path)
-            except FileNotFoundError:
-                continue
+        _unlink(self.path)
+        _unlink(self.path + _SEEN)
 
     def had(self, asker: str, entry: Entry) -> bool:
         """Whether this process was given this token before; from now on it was."""
@@ -165,6 +164,8 @@ class Cache:
         return Lock(f"{self.path}.lock", patience)
 
     def _make_folder(self) -> None:
+        if not self.folder.startswith("/"):
+            raise FileNotFoundError("this user has no home; set XDG_CACHE_HOME")
         os.makedirs(self.folder, 0o700, exist_ok=True)
         found = os.stat(self.folder)
         if found.st_uid != os.geteuid() or found.st_mode & 0o022:
@@ -175,7 +176,7 @@ class Cache:
         with os.scandir(self.folder) as files:
             for file in files:
                 if file.name.startswith(_PREFIX) and file.stat(follow_symlinks=False).st_mtime < before:
-                    os.unlink(file.path)
+                    _unlink(file.path)
 
 
 class Lock:
@@ -214,12 +215,22 @@ def digest_of(path: str) -> str:
         return "unreadable"
 
 
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+
+
 def _folder() -> str:
+    """Where entries are; not an absolute path where the user has no home."""
     named = os.environ.get("XDG_CACHE_HOME", "")
     return f"{named if named.startswith('/') else os.path.expanduser('~/.cache')}/exchanged"
 
 
 def _opened(path: str) -> int:
+    if not path.startswith("/"):
+        raise FileNotFoundError(path)
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     found = os.fstat(file)
     if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:

@@ -148,8 +148,11 @@ def _same(one: str, other: str) -> bool:
 
 
 def _parts(url: str) -> tuple[str, str, int, str]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname or "", parts.port or _HTTPS, parts.path.rstrip("/")
+    try:
+        parts = urlsplit(url)
+        return parts.scheme, parts.hostname or "", parts.port or _HTTPS, parts.path.rstrip("/")
+    except ValueError:
+        return "", url, 0, ""
 
 
 def _say(what: str) -> None:

@@ -155,6 +155,29 @@ def test_one_process_is_known_again() -> None:
     assert not one.had("7 100", _entry())
 
 
+def test_who_had_it_is_forgotten_with_it() -> None:
+    """A new token starts anew, so that what is noted does not grow for ever; one that was looked up does not."""
+    one, entry = Cache("one"), _entry()
+    one.write(entry)
+    one.had("7 100", entry)
+    entry.checked_at += 1
+    one.write(entry)
+    assert one.had("7 100", entry)
+    one.write(_entry(fetched_at=NOW + 1))
+    assert not Path(one.path + ".seen").exists()
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is written to wherever the command happens to run."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setenv("HOME", "~")
+    monkeypatch.chdir(tmp_path)
+    assert Cache("one").read() is None
+    with pytest.raises(FileNotFoundError, match="XDG_CACHE_HOME"):
+        Cache("one").write(_entry())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_lock_is_for_one() -> None:
     """A second run waits until the first is done."""
     order: list[str] = []
