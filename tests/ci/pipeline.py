@@ -59,7 +59,7 @@ class GitlabJob:
     @property
     def state(self) -> Path:
         """Where the component keeps what it has."""
-        return self.folder / "tmp" / f"exchanged-{self.number}"
+        return self.folder / "builds" / "web.tmp" / f"exchanged-{self.number}"
 
     @property
     def kubeconfig(self) -> Path:
@@ -83,15 +83,13 @@ class GitlabJob:
         return subprocess.CompletedProcess(["after_script"], process.returncode, output)
 
     def _start(self, lines: list[str], options: str) -> "subprocess.Popen[str]":
-        project, temporary = self.folder / "builds" / "web", self.folder / "tmp"
-        for folder in (project, temporary):
-            folder.mkdir(parents=True, exist_ok=True)
+        project = self.folder / "builds" / "web"
+        project.mkdir(parents=True, exist_ok=True)
         variables = {name: each["value"] for name, each in self.made["variables"].items()}
         assert not any(each["expand"] for each in self.made["variables"].values())
         environment = {
             "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}",
             "HOME": str(self.folder),
-            "TMPDIR": str(temporary),
             "CI_JOB_ID": self.number,
             "CI_PROJECT_DIR": str(project),
             "EXCHANGED_ID_TOKEN": self.token,

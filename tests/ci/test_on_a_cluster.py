@@ -10,16 +10,13 @@ import yaml
 
 from tests.ci.pipeline import FOLDER, GitlabJob, component
 from tests.ci.runner import ACTION, Job
+from tests.ci.test_docs import block
 from tests.issuers import FakeIssuer
 from tests.lab.worlds import World, world
 from tests.policies import policy
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
-SUBJECTS = [
-    {"issuer": "github", "claims": {"repository_id": "4711", "environment": "production"}},
-    {"issuer": "gitlab", "claims": {"project_id": "20"}},
-]
 MODE = {"mode": "authorizer", "allow": ["workloads"]}
 
 
@@ -37,7 +34,7 @@ def forges(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forges]:
     folder = tmp_path_factory.mktemp("forges")
     with FakeIssuer.served(folder / "gitlab", number=1) as gitlab:
         issuers = {"gitlab": gitlab.settings(profile="gitlab")}
-        policies = {"web.yaml": policy("deploy-web", subjects=SUBJECTS)}
+        policies = {"web.yaml": policy("deploy-web", subjects=block("subjects")["subjects"])}
         with world(folder, {"prod": MODE}, policies, issuers=issuers) as made:
             yield Forges(made, gitlab)
 
