@@ -162,8 +162,9 @@ class TrustDomain:
     ) -> Svid:
         """An X.509-SVID from the current CA, or from an intermediate.
 
-        The first DNS name is the common name too, as with SPIRE. None leaves `usage` and `extended` out, False leaves out `basic`; `uris` stand instead of the SPIFFE ID, and
-        `intermediates` are presented instead of those that issued it.
+        The first DNS name is the common name too, as with SPIRE. None leaves `usage` and `extended` out, False leaves
+        out `basic`; `uris` stand instead of the SPIFFE ID, and `intermediates` are presented instead of those that
+        issued it.
         """
         spiffe_id = self.id + path
         key = new_key(key_kind)
