@@ -3,10 +3,14 @@
 import asyncio
 import copy
 import json
+import re
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -33,6 +37,7 @@ from tests.spiffe.pki import TrustDomain
 
 SCOPE = "deploy-web/rollout"
 PATIENCE_SECONDS = 30
+BLOCKS = re.findall(r"```python\n(.*?)```", Path("docs/clients.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture
@@ -218,22 +223,38 @@ def _shown(configuration: Configuration) -> str:
     return str(configuration.auth_settings()["BearerToken"]["value"])
 
 
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A cluster in mode authorizer, a daemon, and an issuer whose tokens may be shown twice."""
+
+    made: World
+    issuer: FakeIssuer
+
+
 @pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A cluster in mode authorizer, and a policy whose grants live for ten seconds."""
-    policies = {"pods.yaml": reading(lifetime={"default": "10s", "max": "15s"})}
-    with world(tmp_path_factory.mktemp("short"), {"prod": {"mode": "authorizer"}}, policies) as made:
-        yield made
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """`quick/pods` is for ten seconds, `read-pods/pods` for five minutes."""
+    folder = tmp_path_factory.mktemp("clients")
+    with FakeIssuer.served(folder / "plain") as issuer:
+        policies = {
+            "quick.yaml": reading("quick", lifetime={"default": "10s", "max": "15s"}),
+            "pods.yaml": reading(subjects=[{"issuer": "plain", "claims": {"sub": "somebody"}}]),
+        }
+        # The key is made here: two issuers that are asked for it at the same time would make two.
+        issuer.token()
+        issuers = {"plain": issuer.settings()}
+        with world(folder, {"prod": {"mode": "authorizer"}}, policies, issuers=issuers) as made:
+            yield Lab(made, issuer)
 
 
 @pytest.mark.lab
-async def test_pods_are_listed_across_refreshes(short: World) -> None:
+async def test_pods_are_listed_across_refreshes(lab: Lab) -> None:
     """With tokens of ten seconds, threads and coroutines list pods for longer than one lives: none is denied."""
-    daemon, until = short.daemon, time.monotonic() + 13
+    daemon, proof, until = lab.made.daemon, lab.made.issuer.github_token, time.monotonic() + 13
     with Exchange(daemon.grpc, ca=daemon.ca) as exchange:
         async with AsyncExchange(daemon.grpc, ca=daemon.ca) as awaited:
-            of_threads = exchange.credential(short.issuer.github_token, cluster="prod", scope="read-pods/pods")
-            of_loop = awaited.credential(short.issuer.github_token, cluster="prod", scope="read-pods/pods")
+            of_threads = exchange.credential(proof, cluster="prod", scope="quick/pods")
+            of_loop = awaited.credential(proof, cluster="prod", scope="quick/pods")
             configuration = await asyncio.to_thread(of_threads.kubernetes)
             listed = await asyncio.gather(
                 *(asyncio.to_thread(_list, configuration, until) for _ in range(2)),
@@ -241,7 +262,29 @@ async def test_pods_are_listed_across_refreshes(short: World) -> None:
             )
             assert min(listed) > 20
             # One request in flight, and only when it is time: two or three tokens each.
-            assert 4 <= len(daemon.json("grants", "list", "--all")["grants"]) <= 6
+            assert 4 <= len(daemon.json("grants", "list", "--all", "--policy", "quick")["grants"]) <= 6
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("block", BLOCKS)
+def test_what_the_page_shows_works(lab: Lab, tmp_path: Path, block: str) -> None:
+    """Each piece of Python in docs/clients.md runs as it stands, but for where the daemon and the proof are."""
+    proof, script = tmp_path / "token", tmp_path / "script.py"
+    proof.write_text(lab.issuer.token())
+    for shown, ours in (
+        ("exchanged.example:443", lab.made.daemon.grpc),
+        ("/etc/exchanged/ca.crt", str(lab.made.daemon.ca)),
+        ("/var/run/secrets/exchanged/token", str(proof)),
+    ):
+        assert shown in block
+        block = block.replace(shown, ours)
+    script.write_text(block)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]"
+    if "introspect" in block:
+        assert lines[1] == "team-web@example.com"
 
 
 def _list(configuration: Configuration, until: float) -> int:
