@@ -36,11 +36,20 @@ def kubeconfig(
         str, typer.Option(help="A command that prints the subject token each time it is run; no shell reads it.")
     ] = "",
     audience_of_subject: Annotated[
-        str, typer.Option("--issuer-audience", envvar="EXCHANGED_AUDIENCE", help="As for `token get`.")
+        str,
+        typer.Option(
+            "--issuer-audience",
+            envvar="EXCHANGED_AUDIENCE",
+            help="What GitHub or the Workload API is asked a token for: the daemon's `audience`.",
+        ),
     ] = "",
-    certificate: Annotated[bool, typer.Option("--certificate", help="As for `token get`.")] = False,
+    certificate: Annotated[
+        bool, typer.Option("--certificate", help="Open the connection with the X.509-SVID.")
+    ] = False,
     spiffe_id: Annotated[str, typer.Option(help="Which SVID, where the Workload API has several.")] = "",
-    details: Annotated[str, typer.Option("--authorization-details", help="As for `token get`.")] = "",
+    details: Annotated[
+        str, typer.Option("--authorization-details", help="Ask for less than the policy has: RFC 9396 JSON, or @FILE.")
+    ] = "",
     intent: Annotated[str, typer.Option(help="What it is for; recorded as stated.")] = "",
     lifetime: Annotated[str, typer.Option(help="Such as 90s or 10m; the policy's default without.")] = "",
     namespace: Annotated[
