@@ -1,6 +1,8 @@
 """An HTTP door for tests between a job and the daemon: it answers as it is told, and passes on what is left."""
 
 import json
+import select
+import socket
 import ssl
 import threading
 import urllib.error
@@ -19,7 +21,7 @@ from tests.lab.pki import Authority
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer; a body that is no text is JSON."""
+    """An answer; a body that is no text is JSON. With status 0 the connection ends instead."""
 
     status: int
     body: Any = ""
@@ -92,11 +94,50 @@ class _Handler(BaseHTTPRequestHandler):
         """Answers."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         made = self.door.answer(self.path, body)
+        if made.status == 0:
+            self.connection.shutdown(socket.SHUT_RDWR)
+            self.close_connection = True
+            return
         self.send_response(made.status)
         for name, value in {"Content-Length": str(len(made.encoded)), **made.headers}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(made.encoded)
+
+    def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - as it is called
+        """Says nothing."""
+
+
+@contextmanager
+def proxy() -> Iterator[tuple[str, list[str]]]:
+    """An HTTP proxy on loopback, and whom it was asked to connect to."""
+    asked: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Proxy", (_Proxy,), {"asked": asked})) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked
+        finally:
+            server.shutdown()
+            thread.join(10)
+
+
+class _Proxy(BaseHTTPRequestHandler):
+    asked: list[str]
+
+    def do_CONNECT(self) -> None:
+        """Passes bytes on, both ways, until one side ends."""
+        self.asked.append(self.path)
+        host, _, port = self.path.rpartition(":")
+        with socket.create_connection((host, int(port)), 10) as there:
+            self.send_response(200)
+            self.end_headers()
+            ends = {there: self.connection, self.connection: there}
+            while data := [(end, end.recv(65_536)) for end in select.select(ends, [], [], 10)[0]]:
+                if not all(part for _, part in data):
+                    return
+                for end, part in data:
+                    ends[end].sendall(part)
 
     def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002 - as it is called
         """Says nothing."""

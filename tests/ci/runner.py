@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from tests.issuers import FakeIssuer
+
 ACTION = Path("deploy/ci/github").resolve()
 FILES = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_STATE", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
 SECONDS = 150
@@ -49,6 +51,18 @@ class Step:
         return [data for command, data in self.commands if command == name]
 
     @property
+    def error(self) -> str:
+        """What it failed with."""
+        assert self.code == 1, self.output
+        (said,) = self.said("error")
+        return said
+
+    @property
+    def kubeconfig(self) -> Any:
+        """What it wrote for the steps that follow."""
+        return json.loads(Path(self.outputs["kubeconfig"]).read_text())
+
+    @property
     def shown(self) -> str:
         """What people see of the output: without the lines that are commands to mask."""
         return "\n".join(line for line in self.output.splitlines() if not line.startswith("::add-mask::"))
@@ -62,6 +76,16 @@ class Job:
     environment: dict[str, str]
     exported: dict[str, str] = field(default_factory=dict)
     steps: int = 0
+
+    @classmethod
+    def of(cls, folder: Path, issuer: FakeIssuer, **environment: str) -> "Job":
+        """A job that may ask this issuer for OIDC tokens, unless its environment says otherwise."""
+        usual = {
+            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{issuer.url}/token?api-version=2.0",
+            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": issuer.request_token,
+            "NODE_EXTRA_CA_CERTS": str(issuer.certificate_authority),
+        }
+        return cls(folder, usual | environment)
 
     @property
     def temporary(self) -> Path:

@@ -57,14 +57,7 @@ def _read(path: Path) -> Any:
 def test_github(tmp_path: Path, forges: Forges) -> None:
     """The example restarts the deployment, may not delete it, and when the job ends the token is worth nothing."""
     made, issuer = forges.made, forges.made.issuer
-    job = Job(
-        tmp_path,
-        {
-            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{issuer.url}/token?api-version=2.0",
-            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": issuer.request_token,
-            "NODE_EXTRA_CA_CERTS": str(issuer.certificate_authority),
-        },
-    )
+    job = Job.of(tmp_path, issuer)
     get, use = _read(ACTION / "example.yml")["jobs"]["deploy"]["steps"]
     here = {"server": made.daemon.url, "certificate-authority": str(made.daemon.ca)}
     main = job.main(**get["with"] | here)

@@ -6,8 +6,13 @@ import { granted, tokenOf } from "./lib/reply.mjs";
 import { asStep, Cancelled, exportVariable, info, mask, saveState, setOutput } from "./lib/workflow.mjs";
 
 const stopping = new AbortController();
-// The runner sends SIGINT, and kills seconds later. A token that is on its way by then is waited for, to be given back.
-for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, () => stopping.abort());
+for (const signal of ["SIGINT", "SIGTERM"]) process.on(signal, stop);
+
+/** The runner sends SIGINT, and kills seconds later. A token that is on its way is waited for, to be given back. */
+function stop() {
+  if (!stopping.signal.aborted) info("Cancelled. An answer that is on its way is waited for, and given back.");
+  stopping.abort();
+}
 
 await asStep(async () => {
   const asked = wanted(process.env);
