@@ -166,13 +166,13 @@ def _settings(parser: argparse.ArgumentParser, told: argparse.Namespace) -> "Set
         if beside:
             parser.error(f"--{beside[0].replace('_', '-')} is for one token; with --config it belongs into the file")
         return load(told.config, dict(os.environ))
+    if told.directory is None and told.socket is None:
+        parser.error("nobody would have the token: give --directory, or --socket, or --config")
     made = Settings(
         tokens=(_token(parser, told),),
         health=told.health_listen,
         socket=SocketSettings(path=told.socket) if told.socket else None,
     )
-    if told.directory is None and told.socket is None:
-        parser.error("nobody would have the token: give --directory, or --socket, or --config")
     if faults := contradictions(made):
         raise Faulty(faults)
     return made

@@ -3,6 +3,7 @@
 import json
 import os
 import ssl
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -21,5 +22,9 @@ def id_token(audience: str, seconds: float) -> str:
         f"{url}{mark}{urllib.parse.urlencode({'audience': audience})}", headers={"Authorization": f"Bearer {bearer}"}
     )
     context = ssl.create_default_context(cafile=os.environ.get("ACTIONS_ID_TOKEN_CA") or None)
-    with urllib.request.urlopen(request, timeout=seconds, context=context) as reply:  # noqa: S310 - as above
-        return str(json.loads(reply.read(1 << 20))["value"])
+    try:
+        with urllib.request.urlopen(request, timeout=seconds, context=context) as reply:  # noqa: S310 - as above
+            return str(json.loads(reply.read(1 << 20))["value"])
+    except urllib.error.HTTPError as error:
+        with error:
+            raise ValueError(f"HTTP {error.code}") from error

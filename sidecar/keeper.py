@@ -166,7 +166,6 @@ class Keeper:
         self._subject = replace(subject, token="")
         self.counts.granted += 1
         held = Held(credential=credential, wall=wall, elapsed=elapsed)
-        log.info("granted", extra=self._about(held))
         if abs(held.skew) > SKEW_SECONDS:
             log.warning("clocks differ; compare them", extra=self._named(ahead_seconds=round(held.skew)))
         return held
@@ -186,6 +185,7 @@ class Keeper:
         self._renew_at = schedule.refresh_after(held.credential.seconds, self.draw)
         self._not_before = 0.0
         self._check_later()
+        log.info("granted", extra=self._about(held))
         self.changed("granted")
 
     def _refused(self, error: Refused) -> None:
