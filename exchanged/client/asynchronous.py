@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Token = str | Callable[[], str | Awaitable[str]]
+Fresh = Callable[[], str | Awaitable[str]]
+Token = str | Fresh
 """A subject or actor token: a text is shown once; a callable is asked for a fresh one before each try."""
 
 
@@ -79,11 +80,14 @@ class AsyncExchange:
         """
         await self._call("Revoke", _always(pb.RevokeRequest(token=token)), self._timeout, self._patience)
 
-    def credential(self, subject_token: Token = "", actor_token: Token = "", **ask: Unpack[Ask]) -> "AsyncCredential":
+    def credential(
+        self, subject_token: Fresh | None = None, actor_token: Fresh | None = None, **ask: Unpack[Ask]
+    ) -> "AsyncCredential":
         """A token that is renewed by itself while somebody asks for it, and given back when this client is closed."""
+        subject, actor = calls.renewable(subject_token), calls.renewable(actor_token)
 
         async def fetch(within: float | None) -> Grant:
-            return await self._token(subject_token, actor_token, ask, within)
+            return await self._token(subject, actor, ask, within)
 
         made = AsyncCredential(fetch)
         self._credentials.append(made)

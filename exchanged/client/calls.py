@@ -79,6 +79,13 @@ def exchange(
     return request
 
 
+def renewable(token: Any) -> Any:
+    """A proof that can be had again for each renewal, or "" for the connection's certificate."""
+    if isinstance(token, str) and token:
+        raise TypeError("a credential is renewed, and needs a fresh proof each time: give a callable, not a text")
+    return token or ""
+
+
 def granted(reply: pb.ExchangeResponse) -> Grant:
     """What came out (RFC 8693 §2.2.1)."""
     return Grant(

@@ -112,6 +112,8 @@ def test_a_refusal_says_why_and_which_request(running: Running, exchange: Exchan
     assert unknown.value.metadata["oauth_error"] == "invalid_target"
     with pytest.raises(TypeError):
         exchange.token(token, namespace="web")  # type: ignore[call-arg] # what nobody knows
+    with pytest.raises(TypeError, match="give a callable"):
+        exchange.credential(token)  # type: ignore[arg-type] # that could not be renewed
 
 
 def test_a_daemon_that_comes_later(tmp_path: Path) -> None:
