@@ -6,12 +6,19 @@ kubectl waits for a hit each time it starts, so nothing is imported here that a 
 # Importing pathlib takes as long as all the rest of a hit.
 # ruff: noqa: PTH100, PTH103, PTH105, PTH108, PTH111, PTH116, PTH123
 
-import fcntl
-import hashlib
 import json
 import os
 import stat
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from sidecar.cache_lock import Lock
+
+try:
+    from _blake2 import blake2b  # hashlib has it from there, and loads OpenSSL: half of what a hit takes
+except ImportError:
+    from hashlib import blake2b
 
 VERSION = 1
 MARGIN, MARGIN_SHARE = 30.0, 0.1
@@ -98,7 +105,7 @@ class Cache:
     """The entry of one user, ask and cluster; `key` is whatever tells it from others."""
 
     def __init__(self, *key: str) -> None:
-        name = hashlib.sha256(json.dumps([VERSION, *key]).encode()).hexdigest()
+        name = _digest(json.dumps([VERSION, *key]).encode())
         self.folder = _folder()
         self.path = f"{self.folder}/{_PREFIX}{name}"
 
@@ -160,6 +167,8 @@ class Cache:
         Raises:
             OSError: the folder is somebody else's, or cannot be written.
         """
+        from sidecar.cache_lock import Lock  # noqa: PLC0415 - not for a hit
+
         self._make_folder()
         return Lock(f"{self.path}.lock", patience)
 
@@ -179,40 +188,19 @@ class Cache:
                     _unlink(file.path)
 
 
-class Lock:
-    """An exclusive lock while it is entered; without it after its patience, for a token is worth more than one call."""
-
-    def __init__(self, path: str, patience: float) -> None:
-        self._path = path
-        self._patience = patience
-        self._file = -1
-
-    def __enter__(self) -> None:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        until = time.monotonic() + self._patience
-        while not self._taken() and time.monotonic() < until:
-            time.sleep(0.02)
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
-
-    def _taken(self) -> bool:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-
 def digest_of(path: str) -> str:
     """What a file holds now, in short; "" for none. Another subject's token is another's proof."""
     if not path:
         return ""
     try:
         with open(path, "rb") as file:
-            return hashlib.sha256(file.read(LARGEST)).hexdigest()
+            return _digest(file.read(LARGEST))
     except OSError:
         return "unreadable"
+
+
+def _digest(raw: bytes) -> str:
+    return blake2b(raw, digest_size=32).hexdigest()
 
 
 def _unlink(path: str) -> None:

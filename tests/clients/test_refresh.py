@@ -27,7 +27,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield running
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(400)
 def test_no_call_fails_while_tokens_of_a_minute_come_and_go(made: World, tmp_path: Path) -> None:
     """Past three lifetimes no client has seen an error, and each has used four grants or more."""
     _prove(made, tmp_path, "of-1m", 60)
