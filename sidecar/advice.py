@@ -1,4 +1,4 @@
-"""What to do about a refusal, by its reason; docs/errors.md has all of it."""
+"""What to do about a refusal, by its reason (docs/errors.md has all of it), and about a connection that fails."""
 
 _YOURSELF = {
     "TOKEN_AUDIENCE": "the subject token has to be made out to the daemon's audience, and no other",
@@ -31,3 +31,19 @@ def advice(reason: str) -> str:
     if reason in _OWNER:
         return "ask the owner of the policy you expected to match, with the request's id"
     return "docs/errors.md says what it means and whom to ask"
+
+
+_CAUSES = (
+    ("CERTIFICATE_VERIFY_FAILED", "nobody trusted here vouches for the daemon's certificate; is it the right ca?"),
+    ("Hostname Verification", "the daemon's certificate is for other names; give one of those as server"),
+    ("ALPN", "that is no gRPC door; the server is the address of doors.grpc"),
+    ("Socket closed", "it hung up: it wants a certificate and got none, knows no authority of it, or is stopping"),
+    ("Connection refused", "nothing listens there; does the daemon run, and is server right?"),
+    ("hostname lookup", "there is no such host; is server right?"),
+)
+"""What gRPC says when a connection fails, and what it means."""
+
+
+def cause(said: str) -> str:
+    """What a failure to connect comes from, or ""."""
+    return next((cause for words, cause in _CAUSES if words in said), "")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from sidecar import schedule
+from sidecar.advice import advice, cause
 from sidecar.clocks import SLICE_SECONDS, Clocks, Held
 from sidecar.files import Files, Unwritable
 from sidecar.model import ExchangeFailed, Fault, Refused, Subject
@@ -136,6 +137,8 @@ class Keeper:
                 self.state.trouble = self.state.trouble or "it has ended"
                 log.error("expired; removed", extra=self._about(held, why=self.state.trouble))
                 self._drop()
+                # Now somebody waits: the pauses begin anew, short.
+                self.state.failures = 0
             elif held is not None:
                 nap = max(_SHORTEST_NAP, min(nap, rest))
             if self.state.left_behind:
@@ -189,8 +192,6 @@ class Keeper:
         self.changed("granted")
 
     def _refused(self, error: Refused) -> None:
-        from sidecar.advice import advice  # noqa: PLC0415 - for those who are refused alone
-
         self.counts.refused += 1
         had = self.state.held is not None
         self._drop()
@@ -213,8 +214,8 @@ class Keeper:
         retry_after = error.retry_after if isinstance(error, ExchangeFailed) else None
         pause = schedule.pause_after_fault(self.state.failures, max(0.0, rest), retry_after, self.draw)
         self._not_before = self.clocks.elapsed() + pause
-        told = {"why": str(error), "again_in_seconds": round(pause, 1), "lives_seconds": max(0, round(rest))}
-        log.warning("failed", extra=self._named(**told))
+        told = {"again_in_seconds": round(pause, 1), "lives_seconds": max(0, round(rest))}
+        log.warning("failed", extra=self._named(why=str(error), what_to_do=cause(str(error)), **told))
 
     async def _check(self) -> None:
         """Asks whether the credential lives. That nobody can tell changes nothing."""
@@ -227,9 +228,12 @@ class Keeper:
                 self._subject = replace(await self.source.subject(), token="")
             lives = await self.daemon.lives(held.credential.token, self._subject)
         except (ExchangeFailed, SourceFailed) as error:
-            log.info("nobody tells whether it lives", extra=self._named(why=str(error)))
+            if not self.state.untold:
+                log.info("nobody tells whether it lives", extra=self._named(why=str(error)))
+            self.state.untold = True
             self._subject = None
             return
+        self.state.untold = False
         if not lives and self.state.held is held:
             self.counts.revoked += 1
             self.state.vouched, self.state.revoked, self.state.trouble = False, True, "it was revoked"

@@ -46,6 +46,7 @@ class State:
         trouble: why it is not as it should be, for people; "" while all is well.
         refused: the reason of the last exchange, if it was a refusal.
         failures: tries since the last that was answered.
+        untold: the last who was asked whether it lives could not tell.
         left_behind: files that should be gone could not be removed.
     """
 
@@ -56,4 +57,5 @@ class State:
     trouble: str = "nothing was asked for yet"
     refused: str = ""
     failures: int = 0
+    untold: bool = False
     left_behind: bool = False
