@@ -3,7 +3,7 @@
 import os
 import shlex
 from base64 import b64encode
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +21,17 @@ SECONDS = 20
 """For a command that prints a token."""
 HINT = "The command `sidecar` is not on the PATH. It comes with the Python package `exchanged`."
 """What kubectl says where the plugin is not installed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """What a kubeconfig is for: names as the daemon has them, and where the API server is."""
+
+    cluster: str
+    scope: str
+    server: str
+    certificate_authority: str
+    namespace: str = ""
 
 
 def kubeconfig(
@@ -68,7 +79,8 @@ def kubeconfig(
 ) -> None:
     """Write a kubeconfig whose user is the credential plugin `sidecar exec-credential`. It holds no secret.
 
-    The API server's URL and CA are those that the daemon tells with a token; the token is given back at once.
+    The API server's URL and CA, and the names of cluster and scope, are those that the daemon tells with a token;
+    the token is given back at once.
 
     exchanged kubeconfig --server exchanged.example:443 --cluster prod --scope read-pods/pods --output-file kubeconfig
 
@@ -83,27 +95,9 @@ def kubeconfig(
     if api_server and not cluster:
         fail("--api-server is of which cluster? Add --cluster NAME", Exit.USAGE)
     request = _request(cluster, scope, details, intent, lifetime)
-    plugin = _plugin(
-        {
-            "--server": server,
-            "--ca": _absolute(ca),
-            "--cluster": cluster,
-            "--scope": scope,
-            "--source": "command" if subject_token_command else source.value,
-            "--subject-token-file": _absolute(subject_token_file),
-            "--subject-token-command": subject_token_command,
-            "--issuer-audience": audience_of_subject,
-            "--spiffe-id": spiffe_id,
-            "--authorization-details": f"@{_absolute(Path(details[1:]))}" if details.startswith("@") else details,
-            "--intent": intent,
-            "--lifetime": lifetime,
-        },
-        flags=["--certificate"] if certificate else [],
-        command=command,
-    )
     if api_server:
-        pem = exchange.roots(certificate_authority) or b""
-        told = {"name": cluster, "server": api_server, "certificate_authority": pem.decode(), "namespace": ""}
+        pem = exchange.roots(certificate_authority, "--certificate-authority") or b""
+        told = _Target(cluster, scope, api_server, pem.decode())
     else:
         try:
             audience = audience_of_subject or default_audience(server)
@@ -112,26 +106,38 @@ def kubeconfig(
             else:
                 request.subject_token = subject_token(source, subject_token_file, audience, spiffe_id)
             own = x509_svid(spiffe_id) if certificate or source is Source.X509_SVID else None
-            told = _told(server, ca, request, own)
         except SourceError as error:
             fail(str(error), Exit.USAGE)
-    _show(_kubeconfig(told, plugin, namespace or told["namespace"]), output, output_file)
+        told = _told(server, ca, request, own)
+    options = {
+        "--server": server,
+        "--ca": _absolute(ca),
+        "--cluster": told.cluster,
+        "--scope": told.scope,
+        "--source": "command" if subject_token_command else source.value,
+        "--subject-token-file": _absolute(subject_token_file),
+        "--subject-token-command": subject_token_command,
+        "--issuer-audience": audience_of_subject,
+        "--spiffe-id": spiffe_id,
+        "--authorization-details": f"@{_absolute(Path(details[1:]))}" if details.startswith("@") else details,
+        "--intent": intent,
+        "--lifetime": lifetime,
+    }
+    plugin = _plugin(options, flags=["--certificate"] if certificate else [], command=command)
+    _show(_kubeconfig(told, plugin, namespace or told.namespace), output, output_file)
 
 
-def _told(server: str, ca: Path | None, request: Any, own: "X509 | None") -> dict[str, str]:
+def _told(server: str, ca: Path | None, request: Any, own: "X509 | None") -> _Target:
     """Where the cluster is, as a grant of it says. The grant ends before this returns."""
     from exchanged.v1 import exchange_pb2 as pb
 
     request.subject_token_type = exchange.JWT if request.subject_token else ""
     reply = exchange.called(server, ca, "Exchange", request, own)
     exchange.called(server, ca, "Revoke", pb.RevokeRequest(token=reply.access_token), own)
-    granted = {name for detail in reply.authorization_details for name in detail.namespaces}
-    return {
-        "name": reply.cluster.name,
-        "server": reply.cluster.server,
-        "certificate_authority": reply.cluster.certificate_authority,
-        "namespace": granted.pop() if len(granted) == 1 else "",
-    }
+    granted = {name for detail in reply.authorization_details for name in detail.namespaces or ("",)}
+    cluster = reply.cluster
+    namespace = granted.pop() if len(granted) == 1 else ""
+    return _Target(cluster.name, reply.scope, cluster.server, cluster.certificate_authority, namespace)
 
 
 def _request(cluster: str, scope: str, details: str, intent: str, lifetime: str) -> Any:
@@ -177,11 +183,11 @@ def _plugin(options: dict[str, str], *, flags: list[str], command: str) -> dict[
     }
 
 
-def _kubeconfig(told: dict[str, str], plugin: dict[str, Any], namespace: str) -> dict[str, Any]:
-    cluster = {"server": told["server"]}
-    if told["certificate_authority"]:
-        cluster["certificate-authority-data"] = b64encode(told["certificate_authority"].encode()).decode()
-    name = told["name"]
+def _kubeconfig(told: _Target, plugin: dict[str, Any], namespace: str) -> dict[str, Any]:
+    cluster = {"server": told.server}
+    if told.certificate_authority:
+        cluster["certificate-authority-data"] = b64encode(told.certificate_authority.encode()).decode()
+    name = told.cluster
     context = {"cluster": name, "user": name} | ({"namespace": namespace} if namespace else {})
     return {
         "apiVersion": "v1",

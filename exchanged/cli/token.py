@@ -190,7 +190,7 @@ def called(server: str, ca: Path | None, method: str, request: Any, own: "X509 |
             _refused(error, server)
 
 
-def roots(ca: Path | None) -> bytes | None:
+def roots(ca: Path | None, option: str = "--ca") -> bytes | None:
     """PEM of who vouches for a server, or the end of the command; None for public roots."""
     if ca == Path("spiffe"):
         from exchanged.cli.svid import x509_svid
@@ -202,9 +202,9 @@ def roots(ca: Path | None) -> bytes | None:
     try:
         pem = ca.read_bytes() if ca else None
     except OSError as error:
-        fail(f"--ca {ca} cannot be read: {error.strerror}", Exit.USAGE)
+        fail(f"{option} {ca} cannot be read: {error.strerror}", Exit.USAGE)
     if pem is not None and b"BEGIN CERTIFICATE" not in pem:
-        fail(f"--ca {ca} holds no certificate (PEM)", Exit.USAGE)
+        fail(f"{option} {ca} holds no certificate (PEM)", Exit.USAGE)
     return pem
 
 

@@ -45,6 +45,12 @@ def test_it_is_for_the_cluster_that_the_daemon_names(running: Running) -> None:
     assert "PATH" in plugin["installHint"]
 
 
+def test_names_are_written_in_full(running: Running) -> None:
+    """What is unambiguous today is asked for by its whole name, lest another policy make it ambiguous tomorrow."""
+    told = options(_exec(_kubeconfig(running, scope="pods").out)["args"][1:])
+    assert (told.ask.cluster, told.ask.scope) == ("prod", "read-pods/pods")
+
+
 def test_it_holds_no_secret(running: Running) -> None:
     """Neither the proof nor a token is in it, and the grant that it was learned by is over."""
     live = _live(running)
@@ -124,7 +130,7 @@ def test_it_is_written_to_a_file(tmp_path: Path, output: str) -> None:
         (("-o", "toml"), "yaml or json"),
         ((*NOTHING_ASKED, "--lifetime", "soon"), "--lifetime is a number"),
         ((*NOTHING_ASKED, "--authorization-details", "[{}]"), '"type": "kubernetes"'),
-        ((*NOTHING_ASKED, "--certificate-authority", "/nowhere"), "cannot be read"),
+        ((*NOTHING_ASKED, "--certificate-authority", "/nowhere"), "--certificate-authority /nowhere cannot be read"),
         ((*NOTHING_ASKED, "--output-file", "/nowhere/kubeconfig"), "cannot be written"),
         (("--subject-token-file", "/nowhere"), "cannot be read"),
     ],
