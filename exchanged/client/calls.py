@@ -24,6 +24,8 @@ OPTIONS = (
     # A connection that a network forgot is noticed by the call that waits on it, and not by the kernel much later.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
+    # The one that counts: pings of any kind have a minute by default.
+    ("grpc.http2.ping_timeout_ms", 5_000),
     # A new certificate has a connection of its own.
     ("grpc.use_local_subchannel_pool", 1),
 )

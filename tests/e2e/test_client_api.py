@@ -2,14 +2,17 @@
 
 import asyncio
 import copy
+import itertools
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -157,6 +160,56 @@ def test_a_daemon_that_cannot_answer(tmp_path: Path) -> None:
             daemon.stop()
     assert (told.value.reason, told.value.retry_after) == (Reason.KEYS_UNAVAILABLE, 5)
     assert told.value.request_id
+
+
+class Network:
+    """Between client and daemon, until it forgets a connection: nothing arrives any more, and nobody is told."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self.connections: list[tuple[socket.socket, socket.socket]] = []
+        self.forgotten: set[socket.socket] = set()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Ends."""
+        self._listening.shutdown(socket.SHUT_RDWR)
+        for each in (self._listening, *itertools.chain(*self.connections)):
+            each.close()
+
+    def forget(self) -> None:
+        """All connections that there are."""
+        self.forgotten.update(itertools.chain(*self.connections))
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, far = self._listening.accept()[0], socket.create_connection(("127.0.0.1", self._to))
+                self.connections.append((near, far))
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65_536):
+                if source not in self.forgotten:
+                    target.sendall(data)
+
+
+def test_a_connection_that_the_network_forgot(running: Running) -> None:
+    """A kept connection of which nobody knows any more costs one try, and not every one until the kernel notices."""
+    network = Network(running.daemon.ports["grpc"])
+    with Exchange(f"127.0.0.1:{network.port}", ca=running.daemon.ca, patience=PATIENCE_SECONDS) as exchange:
+        exchange.introspect("a token")
+        network.forget()
+        before = time.monotonic()
+        assert not exchange.introspect("a token").active
+        # Ten seconds until gRPC looks, five that it waits, and the pause after.
+        assert time.monotonic() - before < 18
+    assert len(network.connections) == 2
+    network.close()
 
 
 def test_who_vouches_is_read_each_time(running: Running, tmp_path: Path) -> None:
