@@ -9,12 +9,10 @@ class Lock:
     """An exclusive lock while it is entered; without it after its patience, for a token is worth more than one call."""
 
     def __init__(self, path: str, patience: float) -> None:
-        self._path = path
         self._patience = patience
-        self._file = -1
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
     def __enter__(self) -> None:
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         until = time.monotonic() + self._patience
         while not self._taken() and time.monotonic() < until:
             time.sleep(0.02)
@@ -27,4 +25,6 @@ class Lock:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError:
+            return True  # a file system without locks
         return True

@@ -50,6 +50,12 @@ class Calls:
         return {client: errors for client, errors in found.items() if errors}
 
 
+def prepare() -> None:
+    """Builds and installs what was never built and installed here, before a clock runs."""
+    for command in PROGRAMS.values():
+        command()
+
+
 def listing(made: World, home: Path, scope: str, name: str, calls: Calls) -> AbstractContextManager[None]:
     """A client of this name lists pods, again and again, as a user of its own."""
     kubeconfig, environment = _user(made, home, scope, name)

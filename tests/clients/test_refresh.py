@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.running import CLIENTS, PAUSE_SECONDS, Calls, listing, used
+from tests.clients.running import CLIENTS, PAUSE_SECONDS, Calls, listing, prepare, used
 from tests.lab.worlds import World, world
 from tests.policies import reading
 
@@ -19,6 +19,7 @@ GRANTS = 4
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """A cluster, and a policy for each length of life."""
+    prepare()
     lives = {
         f"{name}.yaml": reading(name, lifetime={"default": name.removeprefix("of-"), "max": "15m"})
         for name in ("of-1m", "of-5m", "of-15m")
