@@ -62,7 +62,7 @@ class _Asking:
             _say(f"{refused.message}\n  {advice(refused.reason)}" if refused.reason else refused.message)
             return _REFUSED
         except (Fault, SourceFailed, TimeoutError) as fault:
-            what = str(fault) or f"{self._told.server} does not answer"
+            what = self._wrong(fault)
             if entry is None:
                 _say(f"{what}\n  Nothing was granted, and no token is at hand. Try again.")
                 return _UNAVAILABLE
@@ -72,6 +72,12 @@ class _Asking:
             self._keep(entry)
         answer(entry, time.time())
         return 0
+
+    def _wrong(self, fault: Exception) -> str:
+        if isinstance(fault, TimeoutError):
+            return f"{self._told.server} does not answer"
+        nobody = isinstance(fault, Fault) and not fault.reason
+        return f"{self._told.server} cannot be asked: {fault}" if nobody else str(fault)
 
     def _living(self, now: float) -> Entry | None:
         entry = self._cache.read() if self._cache else None
