@@ -95,6 +95,26 @@ def test_a_job_without_permission(tmp_path: Path, running: Running, inputs: dict
     assert "id-token: write" in job.main(**inputs).error
 
 
+def test_github_refuses(tmp_path: Path, running: Running, inputs: dict[str, str]) -> None:
+    """Where GitHub gives no token, the error has its status."""
+    job = Job.of(tmp_path, running.issuer, ACTIONS_ID_TOKEN_REQUEST_TOKEN="wrong")
+    assert job.main(**inputs).error == "GitHub's OIDC endpoint gave no token (401)."
+
+
+def test_github_is_out_of_order(job: Job, running: Running, inputs: dict[str, str]) -> None:
+    """And where it has none now, it is asked again."""
+    before = len(running.issuer.requests)
+    running.issuer.broken = True
+    try:
+        process, files = job.begin({name.replace("_", "-"): value for name, value in inputs.items()})
+        while "/token" not in running.issuer.requests[before:]:
+            assert process.poll() is None
+    finally:
+        running.issuer.broken = False
+    assert job.end(process, files, inputs).code == 0
+    assert running.issuer.requests[before:].count("/token") == 2
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

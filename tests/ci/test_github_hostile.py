@@ -55,7 +55,7 @@ EVIL = "x\n::set-env name=PATH::/evil\n::warning::evil##[add-path]/evil\nPATH=/e
         Answer(200, "null"),
         Answer(400, "null"),
         Answer(200, "[" * 100_000),
-        Answer(200, "x" * 300_000),
+        Answer(200, _good(more="x" * 300_000)),
         Answer(200, _good(access_token=EVIL)),
         Answer(200, _good(access_token=["a.b.c"])),
         Answer(200, _good(grant_id=EVIL)),

@@ -152,13 +152,18 @@ def test_tried_again(tmp_path: Path, gitlab: Running, between: Door, status: int
     assert job.after().returncode == 0
 
 
-def test_a_token_that_cannot_be_given_back(tmp_path: Path, gitlab: Running, between: Door) -> None:
-    """The job's log says so, and the files are gone all the same."""
+@pytest.mark.parametrize(("answers", "status"), [([Answer(400)], "400"), ([], "000")])
+def test_a_token_that_cannot_be_given_back(
+    tmp_path: Path, gitlab: Running, between: Door, answers: list[Answer], status: str
+) -> None:
+    """The job's log says so, and the files are gone all the same: refused, or nobody there whom one could trust."""
     job = _job(tmp_path, gitlab, interpreter="bash", by=between)
     job.run("true")
-    between.answers = [Answer(400)]
+    between.answers = list(answers)
+    if not answers:
+        job.environment["EXCHANGED_CA"] = str(gitlab.daemon.ca)
     after = job.after()
-    assert "not given back (400)" in after.stdout
+    assert f"not given back ({status})" in after.stdout
     assert not job.state.exists()
 
 
