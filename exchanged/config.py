@@ -252,6 +252,7 @@ class Limits(Settings):
     live_grants_per_subject: StrictInt = Field(default=200, ge=1)
     live_grants: StrictInt = Field(default=100_000, ge=1)
     requests_in_flight: StrictInt = Field(default=1_000, ge=1)
+    connections: StrictInt = Field(default=2_000, ge=16, le=100_000)
     request_bytes: StrictInt = Field(default=64 * 1024, ge=16 * 1024, le=4 * 1024 * 1024)
     exchange_time_out: Duration = timedelta(seconds=15)
     drain: Duration = timedelta(seconds=20)

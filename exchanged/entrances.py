@@ -1,6 +1,7 @@
 """The daemon's doors, made of the configuration and run."""
 
 import asyncio
+import logging
 import resource
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
@@ -25,10 +26,10 @@ from exchanged.readiness import Readiness
 from exchanged.served import Certificates, address
 from exchanged.time_limit import TimeLimit
 
+log = logging.getLogger(__name__)
+
 READY_SECONDS = 0.25
 """How often health checks learn whether a grant could be issued."""
-MOST_CONNECTIONS = 2_000
-"""Of one door: an idle one costs some 50 KB, and clients that keep theirs are few."""
 SHARES = 4
 """Shares of the descriptors: one each for the doors that anybody can reach, one for the store, the clusters, the
 issuers, the authorizer's door and the local socket."""
@@ -63,7 +64,7 @@ class Entrances:
         self._metrics = metrics
         self._turned_away = turned_away
         self._clock = clock
-        self._connections = connections_per_door()
+        self._connections = connections_per_door(configuration.limits.connections)
         self._time_limit = TimeLimit(configuration.limits.exchange_time_out.total_seconds())
         self.addresses: dict[str, str] = {}
 
@@ -160,9 +161,13 @@ class Entrances:
             await asyncio.sleep(READY_SECONDS)
 
 
-def connections_per_door() -> int:
+def connections_per_door(most: int) -> int:
     """How many connections each public door may have, so that the rest of the daemon keeps descriptors of its own."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return min(MOST_CONNECTIONS, hard // SHARES) if hard != resource.RLIM_INFINITY else MOST_CONNECTIONS
+    allowed = most if hard == resource.RLIM_INFINITY else min(most, hard // SHARES)
+    if allowed < most:
+        detail = {"limits.connections": most, "allowed": allowed}
+        log.warning("open files are limited, and with them connections of a door (ulimit -n)", extra=detail)
+    return allowed
