@@ -29,7 +29,12 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 def key(kind: Kind, number: int = 0) -> PrivateKey:
     """A key of this kind; the same number is the same key, for they are slow to make."""
-    return _key(kind, number)
+    with _MAKING:
+        return _key(kind, number)
+
+
+_MAKING = threading.Lock()
+"""Issuers that are served have threads of their own; one number is one key for all of them."""
 
 
 @cache
