@@ -50,7 +50,8 @@ def _running(
 
 
 def _written(file: Path, issuer: FakeIssuer) -> Path:
-    file.write_text(issuer.github_token() + "\n")
+    # A subject of this module's own: of each only so many refusals a minute are on record.
+    file.write_text(issuer.github_token(sub="repo:acme/web:examples") + "\n")
     return file
 
 

@@ -101,7 +101,8 @@ async def test_from_a_proof_to_giving_back_in_coroutines(running: Running) -> No
 
 def test_a_refusal_says_why_and_which_request(running: Running, exchange: Exchange) -> None:
     """The reason is one of the constants; the id finds the record; a token for one use is not taken twice."""
-    token = running.issuer.github_token()
+    # A subject of this test's own: of each only so many refusals a minute are on record.
+    token = running.issuer.github_token(sub="repo:acme/web:client")
     exchange.token(token, cluster="prod", scope=SCOPE)
     with pytest.raises(Refused) as replayed:
         exchange.token(token, cluster="prod", scope=SCOPE)
