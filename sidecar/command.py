@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from sidecar.settings import HookSettings, Settings, TokenSettings
     from sidecar.sources import SourceSettings
 
-USAGE = 2
+USAGE, UNAVAILABLE = 2, 3
 WAIT_SECONDS = 60
 _EXAMPLES = """\
 examples:
@@ -33,6 +34,8 @@ def main(arguments: list[str]) -> int:
     _import_asyncio_without_tls()
     parser = _parser()
     told = parser.parse_args(arguments)
+    # Told to stop before there is anything that could be stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(UNAVAILABLE if told.once else 0))
     # gRPC says what is wrong in its errors; and nobody forks here but to run another program.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")

@@ -44,7 +44,8 @@ class Files:
         with _told(directory):
             if not directory.exists():
                 directory.mkdir(parents=True)
-                self._hand_over_folder(directory)
+                with _opened(directory) as folder:
+                    self._hand_over_folder(folder)
             (directory / NEXT).unlink(missing_ok=True)
             current = self._current()
             for each in list(directory.iterdir()):
@@ -64,7 +65,7 @@ class Files:
         directory, name = self._settings.directory, _new_name()
         with _told(directory):
             try:
-                self._write(directory / name, files)
+                self._write(name, files)
                 shown = [each for each in files if not each.startswith(".")]
                 for each in shown:
                     self._link(each)
@@ -109,17 +110,19 @@ class Files:
         there = name.startswith("..") and "/" not in name and (self._settings.directory / name).is_dir()
         return name if there else None
 
-    def _write(self, folder: Path, files: Mapping[str, bytes]) -> None:
-        folder.mkdir(mode=0o700)
-        for name, content in files.items():
-            # Nobody may read it before it is whole and whose it is to be.
-            number = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0)
-            with open(number, "wb") as file:  # noqa: PTH123 - it is open
-                file.write(content)
-                file.flush()
-                self._hand_over(number, self._settings.mode if not name.startswith(".") else 0o400)
-                os.fsync(number)
-        self._hand_over_folder(folder)
+    def _write(self, name: str, files: Mapping[str, bytes]) -> None:
+        """A new folder with these files."""
+        (self._settings.directory / name).mkdir(mode=0o700)
+        with _opened(self._settings.directory / name) as folder:
+            for each, content in files.items():
+                # Nobody may read it before it is whole and whose it is to be.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+                with os.fdopen(os.open(each, flags, 0, dir_fd=folder), "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    self._hand_over(file.fileno(), self._settings.mode if not each.startswith(".") else 0o400)
+                    os.fsync(file.fileno())
+            self._hand_over_folder(folder)
 
     def _hand_over(self, number: int, mode: int) -> None:
         """Gives what is open to whom it is for."""
@@ -128,15 +131,11 @@ class Files:
             os.fchown(number, -1 if owner is None else owner, -1 if group is None else group)
         os.fchmod(number, mode)
 
-    def _hand_over_folder(self, folder: Path) -> None:
+    def _hand_over_folder(self, folder: int) -> None:
         """The same with a folder: who may read a file may enter it, and we may write to it."""
         mode = self._settings.mode
-        number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            self._hand_over(number, 0o700 | mode | (mode & 0o044) >> 2)
-            os.fsync(number)
-        finally:
-            os.close(number)
+        self._hand_over(folder, 0o700 | mode | (mode & 0o044) >> 2)
+        os.fsync(folder)
 
     def _link(self, name: str) -> None:
         """The name leads through `..data`; it may lead nowhere yet."""
@@ -157,11 +156,22 @@ def _new_name() -> str:
     return f"..{os.urandom(8).hex()}"
 
 
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    """A folder to work in, whatever its name leads to later: somebody might swap it for a link."""
+    number = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        yield number
+    finally:
+        os.close(number)
+
+
 def _remove_folder(folder: Path) -> None:
     """Removes a folder of files, or what there is of it."""
     with contextlib.suppress(FileNotFoundError):
-        for each in list(folder.iterdir()):
-            each.unlink(missing_ok=True)
+        with _opened(folder) as number:
+            for each in os.listdir(number):  # noqa: PTH208 - by its number
+                os.unlink(each, dir_fd=number)
         folder.rmdir()
 
 

@@ -157,13 +157,15 @@ def _of_file(file: Path) -> list[int]:
 
 
 def _of_name(name: str) -> list[int]:
-    """Processes whose program is called so."""
-    found = []
+    """Processes whose program is called so; of those that started one another, the first."""
+    found: dict[int, int] = {}
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            # The name that the kernel has is cut at 15 characters; what a process calls itself may be a sentence.
+            before, _, after = (folder / "stat").read_text(errors="replace").rpartition(")")
             program = (folder / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-            if name in {Path(program).name, program}:
-                found.append(int(folder.name))
-    return found
+            if name in {before.partition("(")[2], Path(program).name, program}:
+                found[int(folder.name)] = int(after.split()[1])
+    return [number for number, parent in found.items() if parent not in found]

@@ -43,6 +43,7 @@ class Keeper:
     _not_before: float = 0.0
     _check_at: float = 0.0
     _earlier: list[Held] = field(default_factory=list)
+    _gone: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ready(self) -> bool:
@@ -62,6 +63,7 @@ class Keeper:
         held = read_back(left, self.settings.server, self.settings.ask) if left else None
         if held is not None and 0 < held.rest(self.clocks) <= held.credential.seconds:
             self.state.held = held
+            log.info("going on with what an earlier run left", extra=self._about(held))
         elif left:
             self.files.remove()
 
@@ -75,7 +77,7 @@ class Keeper:
                 except Exception as error:
                     log.exception("this should not happen", extra=self._named())
                     self._failed(Fault("", f"{type(error).__name__}: {error}"))
-                await self.clocks.sleep(self._nap())
+                await self._doze(self._nap())
 
     async def once(self, patience: float) -> str:
         """Has it, or tries for so many seconds: "granted", "refused" or "unavailable"."""
@@ -129,6 +131,16 @@ class Keeper:
             naps.append(self._check_at - now)
         return max(_SHORTEST_NAP, min(naps))
 
+    async def _doze(self, seconds: float) -> None:
+        """Sleeps; not on when the token is gone meanwhile."""
+        ways = [asyncio.ensure_future(self.clocks.sleep(seconds)), asyncio.ensure_future(self._gone.wait())]
+        try:
+            await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for way in ways:
+                way.cancel()
+            self._gone.clear()
+
     async def _end_in_time(self) -> None:
         while True:
             held, nap = self.state.held, SLICE_SECONDS
@@ -139,6 +151,7 @@ class Keeper:
                 self._drop()
                 # Now somebody waits: the pauses begin anew, short.
                 self.state.failures = 0
+                self._gone.set()
             elif held is not None:
                 nap = max(_SHORTEST_NAP, min(nap, rest))
             if self.state.left_behind:

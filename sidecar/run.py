@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from sidecar import ask, health
+from sidecar import __version__, ask, health
 from sidecar.answers import HEAD_BYTES, Responder
 from sidecar.exchange import Daemon
 from sidecar.files import Files, Unwritable
@@ -69,6 +69,7 @@ async def run(settings: Settings, *, once: bool, patience: float) -> int:
         if once:
             return await _once([each.keeper for each in kept], stop, patience)
         async with _serving(settings, kept):
+            log.info("started", extra={"version": __version__, "tokens": [token.name for token in settings.tokens]})
             await _keep(kept, stop)
         await _give_back(kept)
     finally:

@@ -166,6 +166,22 @@ def test_data_that_leads_elsewhere_is_none_of_ours(tmp_path: Path, target: str) 
     assert (tmp_path / "elsewhere").exists()
 
 
+def test_a_folder_that_was_swapped_for_a_link_is_not_followed(tmp_path: Path) -> None:
+    """Whoever may write beside the sets cannot make us remove files elsewhere."""
+    files = _files(tmp_path)
+    files.put(_set(1), 0.0)
+    before = (files.directory / DATA).resolve()
+    files.put(_set(2), 1.0)
+    before.rename(tmp_path / "away")
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("")
+    before.symlink_to(precious)
+    files.tidy(1.0 + GRACE_SECONDS)
+    files.remove()
+    assert (precious / "file").exists()
+
+
 @pytest.mark.parametrize(("mode", "folder"), [(0o440, 0o750), (0o400, 0o700), (0o444, 0o755), (0o640, 0o750)])
 def test_modes(tmp_path: Path, mode: int, folder: int) -> None:
     """Files have the mode that was asked for whatever the umask is, and who may read may enter."""

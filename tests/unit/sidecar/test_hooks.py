@@ -47,6 +47,23 @@ async def test_a_signal_to_a_process_by_name(tmp_path: Path) -> None:
         await _eventually((tmp_path / "hup").exists)
 
 
+async def test_of_a_family_the_first_is_signalled(tmp_path: Path) -> None:
+    """A server's workers are its own to tell."""
+    name = f"server-{os.getpid()}"
+    (tmp_path / name).symlink_to("/bin/sh")
+    inner = f"trap 'echo > {tmp_path}/inner-hup' HUP; echo > {tmp_path}/inner-up; while :; do sleep 0.02; done"
+    outer = f"trap 'echo > {tmp_path}/hup' HUP; {tmp_path}/{name} -c \"$INNER\" & while :; do sleep 0.02; done"
+    environment = {**os.environ, "INNER": inner}
+    with subprocess.Popen([tmp_path / name, "-c", outer], env=environment, start_new_session=True) as process:
+        try:
+            await _eventually((tmp_path / "inner-up").exists)
+            await perform(HookSettings(signal=signal.SIGHUP, process=name), EVENT)
+            await _eventually((tmp_path / "hup").exists)
+            assert not (tmp_path / "inner-hup").exists()
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 async def test_a_signal_to_a_process_by_its_pid_file(tmp_path: Path) -> None:
     """The number is read each time."""
     async with _waiting(tmp_path) as process:

@@ -267,6 +267,16 @@ async def test_a_suspended_machine(tmp_path: Path) -> None:
         assert made.read() == "token-2"
 
 
+async def test_a_token_that_is_gone_is_asked_for_at_once(tmp_path: Path) -> None:
+    """After a step of the clock nobody waits for a slice, in which there would be none."""
+    async with kept(tmp_path) as made:
+        made.turned.stepped += 86_400
+        for _ in range(int((SLICE_SECONDS + 0.2) / 0.05)):
+            await made.turned.run(0.05)
+            assert made.read() is not None
+        assert made.read() == "token-2"
+
+
 async def test_a_short_sleep_brings_the_refresh_forward(tmp_path: Path) -> None:
     """A token that is in its window after the sleep is replaced at once."""
     async with kept(tmp_path) as made:
