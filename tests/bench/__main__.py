@@ -25,6 +25,7 @@ from rich.table import Table
 
 from exchanged.v1 import exchange_pb2 as pb
 from exchanged.v1 import exchange_pb2_grpc
+from tests.clients.exec_hit import exec_cache_hit
 from tests.daemon import Daemon
 from tests.fixtures import JWT, TOKEN_EXCHANGE
 from tests.issuers import FakeIssuer
@@ -32,6 +33,7 @@ from tests.lab.build import LOAD, built
 from tests.lab.cluster import Cluster
 from tests.lab.worlds import POD_READER, World, world
 from tests.policies import for_repository, reading
+from tests.sidecar import Sidecar
 from tests.spiffe.pki import TrustDomain
 
 SERVER_CORE, CLIENT_CORE = "0", "1"
@@ -43,6 +45,10 @@ PINNED = (
 EXCHANGES = 8_000
 TURNS = 4
 SUBJECTS = 500
+STARTS = 7
+"""Of a sidecar, one after another."""
+REST_SECONDS = 2.0
+"""After which a sidecar has nothing to do for a while."""
 TARGETS: dict[str, tuple[str, float]] = {
     "in_process_over_floor": (">=", 0.16),
     "unary_over_empty_rpc": (">=", 0.4),
@@ -57,6 +63,11 @@ TARGETS: dict[str, tuple[str, float]] = {
     "reload_100k_in_force_s": ("<=", 1),
     "reload_100k_longest_exchange_ms": ("<=", 50),
     "rss_mib": ("<=", 150),
+    "sidecar_rss_mib": ("<=", 40),
+    "sidecar_first_token_ms": ("<=", 300),
+    "exec_cache_hit_ms": ("<=", 80),
+    "refresh_peak_over_mean": ("<=", 3),
+    "refresh_expired": ("<=", 0),
 }
 CLUSTER = {"mode": "authorizer", "server": "https://127.0.0.1:6443", "allow": ["workloads"]}
 LIMITS = {"liveGrantsPerSubject": 100_000, "liveGrants": 1_000_000}
@@ -76,6 +87,8 @@ def main() -> int:
         _mutual(figures, folder, load)
         _clusters(figures, folder, load)
         _many_policies(figures, folder)
+        _sidecars(figures, folder)
+        _herd(figures, folder)
     (build / "bench.json").write_text(json.dumps(figures, indent=2) + "\n")
     _show(figures)
     return 0
@@ -354,6 +367,40 @@ def _reload(daemon: Daemon, issuer: FakeIssuer, changes: int = 5) -> dict[str, f
         "reload_100k_longest_exchange_ms": max(busy),
         "quiet_longest_exchange_ms": max(quiet),
     }
+
+
+def _sidecars(figures: dict[str, float], folder: Path) -> None:
+    """One beside a daemon that answers at once: memory at rest, and how long a workload waits for its first token."""
+    _say("the sidecar, and the credential plugin with a warm cache")
+    with FakeIssuer.served(folder / "issuer-of-sidecars") as issuer:
+        daemon = Daemon.make(
+            folder / "beside",
+            issuers={"github": issuer.settings(profile="plain")},
+            clusters={"prod": CLUSTER},
+            policies={"pods.yaml": reading()},
+        )
+        with daemon.running():
+            first, rss = [], []
+            for number in range(STARTS):
+                sidecar = Sidecar(
+                    folder / f"sidecar-{number}", daemon, ("--cluster", "prod", "--scope", "read-pods/pods")
+                )
+                sidecar.subject_token.parent.mkdir(parents=True, exist_ok=True)
+                sidecar.subject_token.write_text(issuer.github_token())
+                first.append(sidecar.first_token_ms())
+                time.sleep(REST_SECONDS)
+                rss.append(sidecar.rss_mib())
+                sidecar.stop()
+            figures |= {"sidecar_first_token_ms": statistics.median(first), "sidecar_rss_mib": max(rss)}
+            proofs = folder / "plugin"
+            proofs.mkdir()
+            figures |= exec_cache_hit(proofs, daemon, issuer, "read-pods/pods")
+
+
+def _herd(figures: dict[str, float], folder: Path) -> None:
+    _say("5,000 sidecars' refreshes over five minutes, with a restart of the daemon")
+    command = [sys.executable, "-m", "tests.bench.refreshes", str(folder)]
+    figures |= json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def _caller(load: Path, folder: Path, daemon: Daemon) -> Callable[..., Any]:
