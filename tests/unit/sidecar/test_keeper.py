@@ -150,8 +150,9 @@ async def test_what_there_is_holds_until_its_end_and_not_beyond(tmp_path: Path, 
         assert not made.keeper.ready
         assert made.changes == ["granted", "removed"]
         # Somebody waits now: it is asked again soon, however often nobody answered while the token lived.
+        await made.turned.run(2 * schedule.SHORTEST_PAUSE)
         made.source.says = made.daemon.says = None
-        await made.turned.run(2 * schedule.SHORTEST_PAUSE + ROUND)
+        await made.turned.run(ROUND)
         assert made.read() == "token-2"
 
 
@@ -255,7 +256,8 @@ async def test_checks_can_be_switched_off(tmp_path: Path) -> None:
 
 
 async def test_a_suspended_machine(tmp_path: Path) -> None:
-    """Awake again, a token that has ended meanwhile is gone, and replaced, within one slice."""
+    """Awake again, a token that has ended meanwhile is gone, and replaced, within one slice; that is 5 seconds."""
+    assert SLICE_SECONDS <= 5
     async with kept(tmp_path) as made:
         await made.turned.run(10)
         made.turned.suspended += LIFETIME
@@ -269,7 +271,11 @@ async def test_a_suspended_machine(tmp_path: Path) -> None:
 
 async def test_a_token_that_is_gone_is_asked_for_at_once(tmp_path: Path) -> None:
     """After a step of the clock nobody waits for a slice, in which there would be none."""
-    async with kept(tmp_path) as made:
+    async with kept(tmp_path, check=30) as made:
+        # A slow check, after which the two that watch do not wake together.
+        made.daemon.takes = 2.0
+        await made.turned.run(33)
+        made.daemon.takes = 0.01
         made.turned.stepped += 86_400
         for _ in range(int((SLICE_SECONDS + 0.2) / 0.05)):
             await made.turned.run(0.05)
