@@ -26,8 +26,16 @@ _REFUSALS = frozenset(
 _DETAILS = "grpc-status-details-bin"
 
 
-_OPTIONS = (("grpc.use_local_subchannel_pool", 1),)
-"""A connection opened anew is tried at once: it does not sit out the pauses of the one before."""
+_OPTIONS = (
+    # A connection opened anew is tried at once: it does not sit out the pauses of the one before.
+    ("grpc.use_local_subchannel_pool", 1),
+    # gRPC's own pauses grow to two minutes; when to try is the schedule's to say.
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    # A connection that the network forgot is noticed by the call that waits on it.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+)
 
 
 class Daemon:
