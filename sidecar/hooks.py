@@ -130,6 +130,8 @@ async def _call(url: str, event: Mapping[str, str]) -> None:
         raise HookFailed(f"{url}: {error}") from error
     finally:
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
     if len(line) < 2 or not line[0].startswith(b"HTTP/") or not line[1].startswith(b"2"):  # noqa: PLR2004 - version, status
         raise HookFailed(f"{url} answers {line[1].decode(errors='replace') if len(line) > 1 else 'nothing'}")
 

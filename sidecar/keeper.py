@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from sidecar import schedule
 from sidecar.advice import advice, cause
 from sidecar.clocks import SLICE_SECONDS, Clocks, Held
-from sidecar.files import Files, Unwritable
+from sidecar.files import Unwritable
 from sidecar.model import ExchangeFailed, Fault, Refused, Subject
-from sidecar.sets import contents, read_back
+from sidecar.place import Place
 from sidecar.settings import TokenSettings
 from sidecar.sources import Source, SourceFailed
 from sidecar.state import Caller, Counts, State
@@ -32,7 +32,7 @@ class Keeper:
     settings: TokenSettings
     daemon: Caller
     source: Source
-    files: Files | None
+    place: Place
     changed: Callable[[str], None]
     clocks: Clocks = field(default_factory=Clocks)
     draw: schedule.Draw = random.uniform
@@ -57,15 +57,9 @@ class Keeper:
         Raises:
             Unwritable: it cannot be used.
         """
-        if self.files is None:
-            return
-        left = self.files.prepare()
-        held = read_back(left, self.settings.server, self.settings.ask) if left else None
-        if held is not None and 0 < held.rest(self.clocks) <= held.credential.seconds:
-            self.state.held = held
-            log.info("going on with what an earlier run left", extra=self._about(held))
-        elif left:
-            self.files.remove()
+        self.state.held = self.place.adopt(self.clocks)
+        if self.state.held is not None:
+            log.info("going on with what an earlier run left", extra=self._about(self.state.held))
 
     async def keep(self) -> None:
         """Keeps it, until cancelled."""
@@ -154,16 +148,15 @@ class Keeper:
                 self._gone.set()
             elif held is not None:
                 nap = max(_SHORTEST_NAP, min(nap, rest))
-            if self.state.left_behind:
-                self._remove()
-            if self.files is not None:
-                self.files.tidy(self.clocks.elapsed())
+            self.place.tidy(self.clocks.elapsed())
             await self.clocks.sleep(nap)
 
     async def _renew(self) -> None:
         try:
             held = await self._granted()
-            self._put(held)
+            # Until it is in its place it is nobody's, but no other is asked for.
+            self.state.pending = held
+            self.place.put(held, self.clocks.elapsed())
         except Refused as error:
             self._failed(error) if error.reason in _TRY_AGAIN else self._refused(error)
         except (Fault, SourceFailed, Unwritable) as error:
@@ -185,14 +178,6 @@ class Keeper:
         if abs(held.skew) > SKEW_SECONDS:
             log.warning("clocks differ; compare them", extra=self._named(ahead_seconds=round(held.skew)))
         return held
-
-    def _put(self, held: Held) -> None:
-        if self.files is None or self.settings.files is None:
-            return
-        # Until it is in its place it is nobody's, but it is not asked for again either.
-        self.state.pending = held
-        files = contents(held, self.settings.files.namespace, self.settings.server, self.settings.ask)
-        self.files.put(files, self.clocks.elapsed())
 
     def _accept(self, held: Held) -> None:
         earlier = (*self._earlier, self.state.held) if self.state.held and self.state.vouched else self._earlier
@@ -261,20 +246,9 @@ class Keeper:
         had = self.state.held is not None
         self.state.held, self.state.pending = None, None
         self.state.vouched, self.state.revoked = False, False
-        self._remove()
+        self.place.remove()
         if had:
             self.changed("removed")
-
-    def _remove(self) -> None:
-        if self.files is None:
-            return
-        try:
-            self.files.remove()
-        except Unwritable as error:
-            log.error("files could not be removed", extra=self._named(why=str(error)))  # noqa: TRY400 - told whole
-            self.state.left_behind = True
-        else:
-            self.state.left_behind = False
 
     def _connection(self) -> Subject:
         return self._subject or Subject()

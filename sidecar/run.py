@@ -11,10 +11,11 @@ from pathlib import Path
 from sidecar import __version__, ask, health
 from sidecar.answers import HEAD_BYTES, Responder
 from sidecar.exchange import Daemon
-from sidecar.files import Files, Unwritable
+from sidecar.files import Unwritable
 from sidecar.hooks import Hooks
 from sidecar.keeper import Keeper
 from sidecar.model import ExchangeFailed
+from sidecar.place import Place
 from sidecar.settings import Settings, TokenSettings
 from sidecar.sources import source
 from sidecar.strict import Faulty
@@ -31,14 +32,13 @@ class Kept:
     """One token with all that belongs to it."""
 
     def __init__(self, settings: TokenSettings) -> None:
-        files = Files(settings.files) if settings.files else None
         self.daemon = Daemon(settings.server, _roots(settings.ca))
         self.hooks = Hooks(settings.hooks, settings.name)
         self.keeper = Keeper(
             settings=settings,
             daemon=self.daemon,
             source=source(settings.source, settings.server),
-            files=files,
+            place=Place(settings),
             changed=self._changed,
         )
 

@@ -47,7 +47,6 @@ class State:
         refused: the reason of the last exchange, if it was a refusal.
         failures: tries since the last that was answered.
         untold: the last who was asked whether it lives could not tell.
-        left_behind: files that should be gone could not be removed.
     """
 
     held: Held | None = None
@@ -58,4 +57,3 @@ class State:
     refused: str = ""
     failures: int = 0
     untold: bool = False
-    left_behind: bool = False

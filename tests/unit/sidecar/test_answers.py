@@ -1,6 +1,7 @@
 """The answers to probes and to those who ask on the socket, and what is no question."""
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -34,6 +35,8 @@ async def _served(responder: Responder) -> AsyncIterator[Callable[[bytes], Any]]
             return b""
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionResetError):
+                await writer.wait_closed()
 
     try:
         yield say

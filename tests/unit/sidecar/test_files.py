@@ -91,8 +91,8 @@ def test_a_reader_in_a_tight_loop_sees_whole_sets(tmp_path: Path, read: Callable
     files.put(_set(0), 0.0)
     with _reader(read, files.directory) as reading:
         for number in range(1, SWAPS + 1):
-            files.put(_set(number), float(number))
-            files.tidy(float(number))
+            files.put(_set(number), number / 10)
+            files.tidy(number / 10)
     assert reading.wrong == []
     assert reading.seen > 20
 

@@ -125,6 +125,7 @@ def _runs(number: int) -> bool:
 async def test_an_http_call(status: str, good: bool) -> None:  # noqa: FBT001 - a table
     """The event is posted as JSON; anything but 2xx is a failure."""
     heard: list[bytes] = []
+    answered = asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -132,6 +133,8 @@ async def test_an_http_call(status: str, good: bool) -> None:  # noqa: FBT001 - 
         heard.append(head + await reader.readexactly(length))
         writer.write(f"HTTP/1.1 {status}\r\n\r\n".encode() if status else b"")
         writer.close()
+        await writer.wait_closed()
+        answered.set()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
@@ -141,6 +144,7 @@ async def test_an_http_call(status: str, good: bool) -> None:  # noqa: FBT001 - 
         else:
             with pytest.raises(HookFailed, match="answers"):
                 await perform(hook, EVENT)
+        await answered.wait()
     assert heard[0].startswith(b"POST /-/reload?now HTTP/1.1\r\nHost: 127.0.0.1:")
     assert heard[0].endswith(b'{"event": "granted", "name": "prod", "directory": "/files"}')
 

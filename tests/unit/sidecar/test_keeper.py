@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from sidecar import schedule
 from sidecar.clocks import SLICE_SECONDS
-from sidecar.files import Files
 from sidecar.keeper import Keeper
 from sidecar.model import Ask, Fault, Refused
+from sidecar.place import Place
 from sidecar.settings import FileSettings, TokenSettings
 from sidecar.sources import SourceFailed, SourceSettings
 from tests.unit.sidecar.virtual import LIFETIME, Draw, FakeDaemon, FakeSource, Turned, fault, middle, seeded
@@ -62,7 +62,7 @@ def make(folder: Path, draw: Draw = middle, **more: object) -> Made:
         settings=told,
         daemon=daemon,
         source=source,
-        files=Files(told.files),
+        place=Place(told),
         changed=changes.append,
         clocks=turned.clocks(),
         draw=draw,
@@ -405,7 +405,7 @@ EVENTS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(events=st.lists(EVENTS, min_size=3, max_size=14), chance=st.integers(0, 1000))
 async def test_whatever_happens(
     tmp_path_factory: pytest.TempPathFactory, events: list[tuple[str, float]], chance: int

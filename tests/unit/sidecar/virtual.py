@@ -12,7 +12,7 @@ from sidecar.clocks import Clocks
 from sidecar.model import Ask, Credential, ExchangeFailed, Fault, Subject
 
 LIFETIME = 300.0
-_TURNS = 12
+_TURNS = 30
 """Of the event loop, after which everybody waits for a clock."""
 
 

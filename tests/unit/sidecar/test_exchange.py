@@ -1,0 +1,42 @@
+"""Calls to a daemon that is not there, or that cannot be trusted."""
+
+from pathlib import Path
+
+import pytest
+
+from exchanged.v1 import exchange_pb2 as pb
+from sidecar import advice
+from sidecar.exchange import Daemon, _only_namespace
+from sidecar.model import Ask, Fault, Subject
+
+
+async def test_nobody_is_there() -> None:
+    """That is no refusal, and it is said what to look at."""
+    daemon = Daemon("127.0.0.1:1", None)
+    with pytest.raises(Fault) as failed:
+        await daemon.exchange(Ask(scope="a/b"), Subject(token="proof"))
+    await daemon.close()
+    assert failed.value.reason == ""
+    assert "nothing listens there" in advice.cause(failed.value.message)
+    assert "proof" not in failed.value.message
+
+
+async def test_who_vouches_is_read_for_each_connection(tmp_path: Path) -> None:
+    """A CA file that is renewed takes effect; while it cannot be read nothing is sent, and it is tried again."""
+    file = tmp_path / "ca.crt"
+    daemon = Daemon("127.0.0.1:1", file.read_bytes)
+    with pytest.raises(Fault, match="No such file"):
+        await daemon.lives("token", Subject())
+    file.write_text("a CA")
+    with pytest.raises(Fault, match="UNAVAILABLE"):
+        await daemon.lives("token", Subject())
+    await daemon.close()
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "only"),
+    [([["web"]], "web"), ([["web"], ["web"]], "web"), ([["web", "b"]], ""), ([["web"], []], ""), ([], "")],
+)
+def test_the_only_namespace(namespaces: list[list[str]], only: str) -> None:
+    """It is the default of in-cluster clients where there is just one; a detail without any is for all."""
+    assert _only_namespace([pb.AuthorizationDetail(namespaces=each) for each in namespaces]) == only
