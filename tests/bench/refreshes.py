@@ -55,6 +55,8 @@ class Herd:
             try:
                 reply = await self.stubs[number % CONNECTIONS].Exchange(request, timeout=20)
             except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.CANCELLED:
+                    return  # it is over
                 if error.code() not in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}:
                     raise
                 self.faults += 1
@@ -101,7 +103,7 @@ async def _measured(daemon: Daemon, tokens: list[str]) -> dict[str, float]:
 
 def main() -> None:
     """Prints the figures as JSON."""
-    folder = Path(sys.argv[1])
+    folder = Path(sys.argv[1]).resolve()
     domain = TrustDomain("prod.example")
     bundle = folder / "herd-bundle.json"
     bundle.write_text(json.dumps(domain.bundle()))
