@@ -141,8 +141,8 @@ class Keeper:
             if held is not None and (rest := held.rest(self.clocks)) <= 0:
                 self.counts.expired += 1
                 self.state.trouble = self.state.trouble or "it has ended"
-                log.error("expired; removed", extra=self._about(held, why=self.state.trouble))
                 self._drop()
+                log.error("expired; removed", extra=self._about(held, why=self.state.trouble))
                 # Now somebody waits: the pauses begin anew, short.
                 self.state.failures = 0
                 self._gone.set()
