@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from exchanged.spiffe_id import TRUST_DOMAIN
+from exchanged.spiffe_id import SCHEME, SEGMENT, TRUST_DOMAIN
 
 OWN_CLUSTER = "exchanged"
 """The daemon itself as a target, so no cluster may be called that."""
@@ -201,7 +201,7 @@ class WorkloadApi(Settings):
     """
 
     socket: Annotated[str, StringConstraints(pattern=r"^unix:/[^\x00?#]+$")] | None = None
-    spiffe_id: Annotated[str, StringConstraints(pattern=r"^spiffe://[^\s?#]+$")] | None = None
+    spiffe_id: Annotated[str, StringConstraints(pattern=rf"^{SCHEME}{TRUST_DOMAIN}(/{SEGMENT})+$")] | None = None
 
 
 class Credential(Settings):

@@ -147,6 +147,8 @@ def _bundle(where: Path, bundle: Plain, *, workload_api: bool) -> Iterator[Contr
         yield where, "its bundle comes from the Workload API: give workloadApi, or bundle.file or bundle.endpoint"
     if bundle.get("certificateAuthority") is not None and endpoint is None:
         yield (*where, "bundle", "certificateAuthority"), "is of an endpoint, and there is none"
+    if bundle.get("refresh") is not None and file is None and endpoint is None and workload_api:
+        yield (*where, "bundle", "refresh"), "the Workload API sends what is new by itself; give file or endpoint"
 
 
 def _svids(doors: Plain, clusters: Plain, *, workload_api: bool) -> Iterator[Contradiction]:

@@ -272,6 +272,11 @@ _API: dict[str, Any] = {"workloadApi": {"socket": "unix:///run/spire/agent.sock"
         ({"issuers": {"acme": _domain(bundle=None)}}, "issuers.acme", "give workloadApi, or bundle.file or"),
         ({"issuers": {"acme": _domain(bundle={"refresh": "1m"})}}, "issuers.acme", "give workloadApi"),
         (
+            {**_API, "issuers": {"acme": _domain(bundle={"refresh": "1m"})}},
+            "issuers.acme.bundle.refresh",
+            "sends what is new by itself",
+        ),
+        (
             {"issuers": {"acme": _domain(bundle={"file": "bundle.json", "endpoint": "https://acme.example/bundle"})}},
             "issuers.acme.bundle.file",
             "file or endpoint, not both",
