@@ -53,7 +53,9 @@ def read(value: Any, environment: dict[str, str]) -> Settings:
         if top.take(key, strict.text, "") != wanted:
             top.fault(key, f"must be {wanted}")
     usual_server = top.take("server", strict.text, environment.get("EXCHANGED_SERVER", ""))
-    usual_ca = top.take("ca", _path, Path(told) if (told := environment.get("EXCHANGED_CA")) else None)
+    usual_ca = top.take(
+        "certificateAuthority", _path, Path(told) if (told := environment.get("EXCHANGED_CA")) else None
+    )
     inner = top.inner("source")
     usual_source = _source(inner, environment) if inner else None
     tokens = []
@@ -63,7 +65,7 @@ def read(value: Any, environment: dict[str, str]) -> Settings:
             keys.fault("server", "the daemon's gRPC door, HOST:PORT, is missing, here and at the top")
         own = keys.inner("source")
         source = _source(own, environment) if own else usual_source or SourceSettings(audience=_audience(environment))
-        tokens.append(_token(keys, server, keys.take("ca", _path, usual_ca), source))
+        tokens.append(_token(keys, server, keys.take("certificateAuthority", _path, usual_ca), source))
         keys.close()
     made = Settings(tokens=tuple(tokens), health=_health(top), socket=_socket(top))
     top.close()
@@ -119,7 +121,7 @@ def _source(keys: Keys, environment: dict[str, str]) -> SourceSettings:
         path=keys.take("path", _path, None) or PROJECTED,
         command=keys.take("command", strict.texts, _NO_TEXTS),
         audience=keys.take("audience", strict.text, _audience(environment)),
-        spiffe_id=keys.take("spiffeID", strict.text, ""),
+        spiffe_id=keys.take("spiffeId", strict.text, ""),
         certificate=keys.take("certificate", strict.flag, default=False),
     )
     if (made.kind == "command") != bool(made.command):

@@ -32,7 +32,7 @@ tokens:
   giveBack: true
 - name: test
   server: other.example:443
-  source: {{type: jwt-svid, audience: https://other.example, spiffeID: spiffe://a/b, certificate: true}}
+  source: {{type: jwt-svid, audience: https://other.example, spiffeId: spiffe://a/b, certificate: true}}
   check: 0
 health: {{listen: ":8081"}}
 socket: {{path: /run/s.sock, users: [1000], groups: [2000]}}
