@@ -106,6 +106,7 @@ async def _run(command: tuple[str, ...], event: Mapping[str, str]) -> None:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
     if code:
         raise HookFailed(f"{command[0]} ended with {code}")
 
