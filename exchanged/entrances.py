@@ -14,7 +14,7 @@ from exchanged.config import AuthorizerDoor as AuthorizerDoorSettings
 from exchanged.config import Configuration
 from exchanged.doors.admin import AdminDoor
 from exchanged.doors.authorizer_webhook import AuthorizerDoor
-from exchanged.doors.grpc import GrpcDoor, Servicer
+from exchanged.doors.grpc import MUTUAL, GrpcDoor, Servicer
 from exchanged.doors.http import HttpDoor
 from exchanged.doors.in_time import TurnedAway
 from exchanged.exchange import Exchanger
@@ -74,7 +74,7 @@ class Entrances:
         running: dict[str, Callable[[Callable[[str, int], None]], Awaitable[None]]] = {"http": self._http().run}
         of_grpc = {"grpc": self._grpc("grpc", doors.grpc.listen)}
         if doors.mtls is not None:
-            of_grpc["mtls"] = self._grpc("mtls", doors.mtls.listen)
+            of_grpc[MUTUAL] = self._grpc(MUTUAL, doors.mtls.listen)
         running |= {name: door.run for name, door in of_grpc.items()}
         if doors.authorizer is not None:
             running["authorizer"] = self._authorizer(doors.authorizer).run
@@ -103,7 +103,7 @@ class Entrances:
             host=host,
             port=port,
             certificate=self._certificates.of(name),
-            client_roots=self._issuers.roots if name == "mtls" else None,
+            client_roots=self._issuers.roots if name == MUTUAL else None,
             servicer=Servicer(
                 door=name,
                 exchanger=self._exchanger,

@@ -188,8 +188,8 @@ class Exchanger:
     async def _authenticate(self, case: _Case) -> Identity:
         """The subject; the case then knows the peer and the actor too, as far as there are any."""
         request, context = case.request, case.context
-        if context.certificate is not None:
-            case.peer = await self._peer(context)
+        case.peer = await self._peer(context)
+        if case.peer is not None:
             case.context = replace(context, peer=case.peer.subject)
         if request.subject_token is None:
             case.subject = case.peer
@@ -212,9 +212,10 @@ class Exchanger:
         except TokenRefused as refused:
             raise rejected(refused.reason, refused.detail, verified=refused.verified) from refused
 
-    async def _peer(self, context: RequestContext) -> Identity:
-        """Of whoever opened the connection; what was good at the handshake is looked at again."""
-        assert context.certificate is not None  # noqa: S101 - the caller looked
+    async def _peer(self, context: RequestContext) -> Identity | None:
+        """Whoever opened the connection with a certificate; what was good at the handshake is looked at again."""
+        if context.certificate is None:
+            return None
         try:
             return await self._authenticators.authenticate_certificate(context.certificate, context.time)
         except TokenRefused as refused:
@@ -337,8 +338,7 @@ class Exchanger:
 
     async def revoke(self, token: PresentedToken, context: RequestContext) -> None:
         """The grant of this token, if it lives, ends (RFC 7009 §2.2: an unknown token is no error)."""
-        if context.certificate is not None:
-            await self._peer(context)
+        await self._peer(context)
         grant = await self._store.grant_by_token(token.digest())
         if grant is None or grant.state is not GrantState.ISSUED:
             return
@@ -349,8 +349,7 @@ class Exchanger:
 
     async def introspect(self, token: PresentedToken, context: RequestContext) -> tuple[Grant, ClusterTraits] | None:
         """What a live token stands for, or None (RFC 7662 §2.2)."""
-        if context.certificate is not None:
-            await self._peer(context)
+        await self._peer(context)
         grant = await self._store.grant_by_token(token.digest())
         if grant is None or grant.state is not GrantState.ISSUED or grant.expires_at <= context.time:
             return None

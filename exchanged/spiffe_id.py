@@ -39,6 +39,11 @@ class SpiffeId:
     def __str__(self) -> str:
         return f"{SCHEME}{self.trust_domain}{self.path}"
 
+    @staticmethod
+    def looks_of(trust_domain: str, text: object) -> bool:
+        """Whether a text begins as the ID of a workload of this trust domain does; it may be none all the same."""
+        return isinstance(text, str) and text.startswith(f"{SCHEME}{trust_domain}/")
+
     @property
     def segments(self) -> tuple[str, ...]:
         """The path's segments, first to last."""

@@ -17,7 +17,8 @@ from grpc_status import rpc_status
 from exchanged.authenticate.bundles import Authorities, Bundle, bundle_of
 from exchanged.authenticate.candidates import Authenticators
 from exchanged.authenticate.fetched import Fetched, SourceError
-from exchanged.authenticate.jws import ALGORITHMS, Accepted
+from exchanged.authenticate.jwk import ALGORITHMS
+from exchanged.authenticate.jws import Accepted
 from exchanged.authenticate.spiffe import SpiffeAuthenticator
 from exchanged.doors.grpc import GrpcDoor, Servicer
 from exchanged.errors import ExchangeError

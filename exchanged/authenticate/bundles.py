@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from cryptography import x509
 
-from exchanged.authenticate.jws import MAX_KEYS, VerificationKey, public_keys
+from exchanged.authenticate.jwk import MAX_KEYS, VerificationKey, public_keys
 from exchanged.authenticate.keysets import Source
 
 X509_SVID, JWT_SVID = "x509-svid", "jwt-svid"

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from exchanged.authenticate.fetched import Fetched, SourceError, since_boot
-from exchanged.authenticate.jws import VerificationKey, public_keys
+from exchanged.authenticate.jwk import VerificationKey, public_keys
 
 Keys = tuple[VerificationKey, ...]
 

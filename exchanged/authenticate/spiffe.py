@@ -4,14 +4,15 @@ from datetime import datetime
 
 from exchanged.authenticate.bundles import Authorities, Bundle, TrustBundle
 from exchanged.authenticate.fetched import FAILURE_PAUSE
-from exchanged.authenticate.jws import Accepted, VerificationKey, check_audience, check_signature, check_times
+from exchanged.authenticate.jwk import VerificationKey
+from exchanged.authenticate.jws import Accepted, check_audience, check_signature, check_times
 from exchanged.authenticate.keysets import with_id
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.authenticate.svid import claims_of
 from exchanged.authenticate.x509_svid import SvidChain
 from exchanged.errors import KeysUnavailable, Reason
 from exchanged.model import Identity, IdentityKind, IssuerName, UnverifiedToken
-from exchanged.spiffe_id import SCHEME, SpiffeId
+from exchanged.spiffe_id import SpiffeId
 
 _HEADER = frozenset({"alg", "kid", "typ"})
 """All that a JWT-SVID's header may have (JWT-SVID §2)."""
@@ -36,10 +37,7 @@ class SpiffeAuthenticator:
 
     def may_vouch(self, token: UnverifiedToken) -> bool:
         """See `Authenticator.may_vouch`; here by the trust domain of `sub`, for an SVID need not name an issuer."""
-        if "jwt" not in self._svids:
-            return False
-        subject = token.claims.get("sub")
-        return isinstance(subject, str) and subject.startswith(f"{SCHEME}{self.trust_domain}/")
+        return "jwt" in self._svids and SpiffeId.looks_of(self.trust_domain, token.claims.get("sub"))
 
     def knows(self, token: UnverifiedToken) -> bool:
         """See `Authenticator.knows`."""

@@ -18,12 +18,12 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from exchanged.authenticate.bundles import Authorities, Revocations
-from exchanged.authenticate.jws import ALGORITHMS, verification_key
+from exchanged.authenticate.jwk import ALGORITHMS, verification_key
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.authenticate.svid import claims_of
 from exchanged.errors import Reason
 from exchanged.model import Claims, PresentedCertificate, TokenDigest
-from exchanged.spiffe_id import SpiffeId
+from exchanged.spiffe_id import SCHEME, SpiffeId
 
 MAX_CHAIN = 32 * 1024
 """Bytes of PEM: some ten certificates."""
@@ -117,16 +117,14 @@ def _read(chain_pem: bytes) -> SvidChain:
         _check_leaf(leaf)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _invalid(f"the certificate cannot be read: {error}") from error
-    names = _extension(leaf, x509.SubjectAlternativeName)
-    said = {"dns_names": names.get_values_for_type(x509.DNSName) if names is not None else []}
+    said = {"dns_names": _names(leaf, x509.DNSName)}
     digest = TokenDigest(leaf.fingerprint(hashes.SHA256()))
     return SvidChain(spiffe_id, leaf, others, claims_of(spiffe_id, "x509", said), digest)
 
 
 def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
     """The one URI of a leaf (§2), with a path (§3.1)."""
-    names = _extension(leaf, x509.SubjectAlternativeName)
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
+    uris = _names(leaf, x509.UniformResourceIdentifier)
     if len(uris) != 1:
         raise _invalid(f"{len(uris)} URIs in the certificate, not one")
     spiffe_id = SpiffeId.parse(uris[0])
@@ -156,10 +154,8 @@ def _check_signing(signing: x509.Certificate, *, is_root: bool) -> None:
     usage = _extension(signing, x509.KeyUsage)
     if not (is_root if usage is None else usage.key_cert_sign):
         raise _invalid("what signs the certificate may not sign certificates")
-    names = _extension(signing, x509.SubjectAlternativeName)
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier) if names is not None else []
-    for uri in uris:
-        if uri.startswith("spiffe://") and uri.removeprefix("spiffe://").rstrip("/").count("/"):
+    for uri in _names(signing, x509.UniformResourceIdentifier):
+        if uri.startswith(SCHEME) and uri.removeprefix(SCHEME).rstrip("/").count("/"):
             raise _invalid("what signs the certificate has a workload's ID")
 
 
@@ -172,6 +168,11 @@ def _check_revocations(path: list[x509.Certificate], revocations: Revocations) -
                 and revoked.is_signature_valid(issuer.public_key())  # type: ignore[arg-type] # of whatever kind
             ):
                 raise _invalid(f"certificate {certificate.serial_number:x} is revoked")
+
+
+def _names(certificate: x509.Certificate, kind: type[x509.DNSName | x509.UniformResourceIdentifier]) -> list[str]:
+    names = _extension(certificate, x509.SubjectAlternativeName)
+    return names.get_values_for_type(kind) if names is not None else []
 
 
 def _extension(certificate: x509.Certificate, kind: type[Extension], *, critical: bool = False) -> Extension | None:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from exchanged import config_file, strict_yaml
 from exchanged.authenticate.bundles import bundle_of
-from exchanged.authenticate.jws import ALGORITHMS, public_keys
+from exchanged.authenticate.jwk import ALGORITHMS, public_keys
 from exchanged.config import Configuration
 from exchanged.strict_yaml import Document, Fault, Faulty
 

@@ -3,13 +3,12 @@
 import os
 import shlex
 from base64 import b64encode
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exchanged.cli import arguments
 from exchanged.cli import token as exchange
 from exchanged.cli.output import Exit, fail, show_json
 from exchanged.cli.source import Source, SourceError, default_audience, subject_token
@@ -94,7 +93,7 @@ def kubeconfig(
         fail("a plugin has no standard input; name another --source", Exit.USAGE)
     if api_server and not cluster:
         fail("--api-server is of which cluster? Add --cluster NAME", Exit.USAGE)
-    request = _request(cluster, scope, details, intent, lifetime)
+    request = exchange.asked_for(cluster, scope, details, intent, lifetime)
     if api_server:
         pem = exchange.roots(certificate_authority, "--certificate-authority") or b""
         told = _Target(cluster, scope, api_server, pem.decode())
@@ -138,22 +137,6 @@ def _told(server: str, ca: Path | None, request: Any, own: "X509 | None") -> _Ta
     cluster = reply.cluster
     namespace = granted.pop() if len(granted) == 1 else ""
     return _Target(cluster.name, reply.scope, cluster.server, cluster.certificate_authority, namespace)
-
-
-def _request(cluster: str, scope: str, details: str, intent: str, lifetime: str) -> Any:
-    from exchanged.v1 import exchange_pb2 as pb
-
-    request = pb.ExchangeRequest(
-        audience=[cluster] if cluster else [],
-        scope=scope,
-        authorization_details=[
-            pb.AuthorizationDetail(type=arguments.DETAIL_TYPE, **asdict(each)) for each in arguments.details(details)
-        ],
-        intent=intent,
-    )
-    if (asked := arguments.lifetime(lifetime)) is not None:
-        request.requested_lifetime.FromTimedelta(asked)
-    return request
 
 
 def _printed(command: str) -> str:

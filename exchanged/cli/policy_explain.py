@@ -107,12 +107,11 @@ def modes_of(configuration: Configuration) -> Modes:
 
 def issuers_of(configuration: Configuration, claims: Claims) -> list[str]:
     """The configured names of those whose these claims may be: by `iss`, an SVID's by the trust domain of `sub`."""
-    subject = str(claims.get("sub"))
     return [
         name
         for name, issuer in configuration.issuers.items()
         if (
-            subject.startswith(f"{SCHEME}{issuer.trust_domain}/")
+            SpiffeId.looks_of(issuer.trust_domain, claims.get("sub"))
             if isinstance(issuer, SpiffeIssuer)
             else issuer.issuer == claims.get("iss")
         )

@@ -110,7 +110,6 @@ def get(
     In GitLab, give the job `id_tokens: {EXCHANGED_ID_TOKEN: {aud: …}}` with the daemon's audience.
     """
     from exchanged.cli.svid import x509_svid
-    from exchanged.v1 import exchange_pb2 as pb
 
     if output not in {"token", "json"}:
         fail("--output is token or json", Exit.USAGE)
@@ -120,20 +119,9 @@ def get(
         own = x509_svid(spiffe_id) if certificate or source is Source.X509_SVID else None
     except SourceError as error:
         fail(str(error), Exit.USAGE)
-    request = pb.ExchangeRequest(
-        audience=[cluster] if cluster else [],
-        scope=scope,
-        subject_token=subject,
-        subject_token_type=JWT if subject else "",
-        actor_token=actor,
-        actor_token_type=JWT if actor else "",
-        authorization_details=[
-            pb.AuthorizationDetail(type=arguments.DETAIL_TYPE, **asdict(each)) for each in arguments.details(details)
-        ],
-        intent=intent,
-    )
-    if (asked := arguments.lifetime(lifetime)) is not None:
-        request.requested_lifetime.FromTimedelta(asked)
+    request = asked_for(cluster, scope, details, intent, lifetime)
+    request.subject_token, request.subject_token_type = subject, JWT if subject else ""
+    request.actor_token, request.actor_token_type = actor, JWT if actor else ""
     reply = called(server, ca, "Exchange", request, own)
     if output == "token":
         print(reply.access_token)
@@ -169,6 +157,23 @@ def introspect(
         show_fields(told)
     if not told.get("active"):
         raise typer.Exit(Exit.REFUSED)
+
+
+def asked_for(cluster: str, scope: str, details: str, intent: str, lifetime: str) -> Any:
+    """The request that these options make; the proof of who asks is still to come."""
+    from exchanged.v1 import exchange_pb2 as pb
+
+    request = pb.ExchangeRequest(
+        audience=[cluster] if cluster else [],
+        scope=scope,
+        authorization_details=[
+            pb.AuthorizationDetail(type=arguments.DETAIL_TYPE, **asdict(each)) for each in arguments.details(details)
+        ],
+        intent=intent,
+    )
+    if (asked := arguments.lifetime(lifetime)) is not None:
+        request.requested_lifetime.FromTimedelta(asked)
+    return request
 
 
 def called(server: str, ca: Path | None, method: str, request: Any, own: "X509 | None" = None) -> Any:

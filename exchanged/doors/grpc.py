@@ -10,21 +10,20 @@ from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import grpc
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from exchanged.contradictions import is_loopback
 from exchanged.doors import messages
 from exchanged.doors.gathering import Gathering
+from exchanged.doors.grpc_tls import ClientRoots, credentials, presented
 from exchanged.doors.health import MOST_WATCHERS, Health
 from exchanged.doors.in_time import TurnedAway, in_time
 from exchanged.doors.status import abort
 from exchanged.errors import ExchangeError, MalformedRequest, Reason, TooManyRequests
 from exchanged.exchange import Exchanger
-from exchanged.keys.certificates import CertificatePair, ServingCertificate
-from exchanged.model import PresentedCertificate, RequestContext, RequestId
+from exchanged.keys.certificates import ServingCertificate
+from exchanged.model import RequestContext, RequestId
 from exchanged.time_limit import TimeLimit
 from exchanged.v1 import exchange_pb2 as pb
 
@@ -49,8 +48,6 @@ STOP_SECONDS = 2.0
 """After the drain: what then still does not end is left to the end of the process."""
 
 Reply = TypeVar("Reply")
-ClientRoots = Callable[[], tuple[tuple[x509.Certificate, ...], ...]]
-"""Who may have issued callers' certificates: all trust domains' authorities, for the handshake alone."""
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -141,7 +138,7 @@ class Servicer:
             time=self._clock(),
             source=source(context.peer()),
             door=self._door,
-            certificate=certificate(context) if self._door == MUTUAL else None,
+            certificate=presented(context) if self._door == MUTUAL else None,
         )
         if self._in_flight >= self.most_in_flight:
             overloaded: ExchangeError = TooManyRequests(Reason.OVERLOADED, retry_after=RETRY_WHEN_OVERLOADED)
@@ -233,46 +230,9 @@ class GrpcDoor:
         try:
             if self._certificate is None:
                 return server.add_insecure_port(address)
-            return server.add_secure_port(address, self._credentials(self._certificate))
+            return server.add_secure_port(address, credentials(self._certificate, self._client_roots))
         except RuntimeError as error:
             raise OSError(f"{address} cannot be had: {error}") from error
-
-    def _credentials(self, certificate: ServingCertificate) -> grpc.ServerCredentials:
-        roots = self._client_roots
-        served = (certificate.current(), roots() if roots is not None else None)
-
-        def renewed() -> grpc.ServerCertificateConfiguration | None:
-            """Asked at each handshake; None keeps what is served."""
-            nonlocal served
-            current = (certificate.current(), roots() if roots is not None else None)
-            if current == served:
-                return None
-            served = current
-            return _configuration(*current)
-
-        return grpc.dynamic_ssl_server_credentials(
-            _configuration(*served),
-            renewed,  # type: ignore[arg-type] # None is documented, and not in the stubs
-            require_client_authentication=roots is not None,
-        )
-
-
-def _configuration(
-    pair: CertificatePair, roots: tuple[tuple[x509.Certificate, ...], ...] | None
-) -> grpc.ServerCertificateConfiguration:
-    """What is served, and for whom a handshake is made: where no root is known, for whoever has our own key."""
-    if roots is None:
-        return grpc.ssl_server_certificate_configuration([(pair.key_pem, pair.chain_pem)])
-    pool = b"".join(each.public_bytes(Encoding.PEM) for authorities in roots for each in authorities)
-    return grpc.ssl_server_certificate_configuration([(pair.key_pem, pair.chain_pem)], pool or pair.chain_pem)
-
-
-def certificate(context: Context) -> PresentedCertificate:
-    """What the caller opened its connection with. At each call, for a connection outlives much."""
-    shown = context.auth_context()
-    (leaf,), (chain,) = (shown.get(f"x509_pem_{name}", (b"",)) for name in ("cert", "cert_chain"))
-    # The chain is without the leaf where the library's TLS is the usual one, and with it elsewhere.
-    return PresentedCertificate(chain_pem=chain if chain.startswith(leaf) else leaf + chain)
 
 
 def source(peer: str) -> str:

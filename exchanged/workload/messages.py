@@ -8,7 +8,7 @@ import base64
 import json
 import logging
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from cryptography import x509 as certificates
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from exchanged.authenticate.bundles import JWT_SVID, Authorities, certificate_of
-from exchanged.authenticate.jws import ALGORITHMS, VerificationKey, public_keys
+from exchanged.authenticate.jwk import ALGORITHMS, VerificationKey, public_keys
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.authenticate.x509_svid import read
 from exchanged.model import PresentedCertificate
@@ -67,7 +67,7 @@ def x509(message: pb.X509Response) -> X509Update:
         if not authorities:
             raise ValueError(f"no bundle beside {spiffe_id}")
         bundles[spiffe_id.trust_domain] = authorities
-        svids.append(_svid(svid, spiffe_id))
+        svids.append(_svid(svid, spiffe_id, authorities))
     return X509Update(tuple(svids), bundles, tuple(_revocations(each) for each in message.crl))
 
 
@@ -107,17 +107,20 @@ def _trust_domain(name: str) -> str:
     return spiffe_id.trust_domain
 
 
-def _svid(svid: pb.X509Svid, spiffe_id: SpiffeId) -> Svid:
+def _svid(svid: pb.X509Svid, spiffe_id: SpiffeId, authorities: Authorities) -> Svid:
     """One that is what it says, by its own form; who vouches for it is for those to judge who are shown it."""
-    chain = b"".join(each.public_bytes(Encoding.PEM) for each in _certificates(svid.x509_svid))
+    chain = _pem(_certificates(svid.x509_svid))
     try:
         named = read(PresentedCertificate(chain_pem=chain)).spiffe_id
     except TokenRefused as refused:
         raise ValueError(refused.detail) from refused
     if named != spiffe_id:
         raise ValueError(f"the SVID of {spiffe_id} is that of {named}")
-    authorities = b"".join(each.public_bytes(Encoding.PEM) for each in _certificates(svid.bundle))
-    return Svid(str(spiffe_id), chain, _key_pem(svid.x509_svid_key), authorities)
+    return Svid(str(spiffe_id), chain, _key_pem(svid.x509_svid_key), _pem(authorities))
+
+
+def _pem(chain: Iterable[certificates.Certificate]) -> bytes:
+    return b"".join(each.public_bytes(Encoding.PEM) for each in chain)
 
 
 def _key_pem(der: bytes) -> bytes:

@@ -11,10 +11,10 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from exchanged.doors.grpc_tls import presented
 from grpc.experimental import session_cache
 
 from exchanged.authenticate.spiffe import SpiffeAuthenticator
-from exchanged.doors import grpc as door_of_grpc
 from exchanged.errors import ExchangeError, MalformedRequest, Reason, SubjectTokenRejected
 from exchanged.log.record import Record, RecordKind
 from exchanged.model import IssuerName, PresentedCertificate, PresentedToken
@@ -255,13 +255,12 @@ async def test_a_subject_that_is_revoked_while_the_connection_stays(lab: Lab, do
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Any]]:
     """What each call's connection was authenticated by."""
     seen: list[Mapping[str, Any]] = []
-    certificate = door_of_grpc.certificate
 
     def noted(context: Any) -> PresentedCertificate:
         seen.append(context.auth_context())
-        return certificate(context)
+        return presented(context)
 
-    monkeypatch.setattr(door_of_grpc, "certificate", noted)
+    monkeypatch.setattr("exchanged.doors.grpc.presented", noted)
     return seen
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exchanged.authenticate.bundles import bundle_of
-from exchanged.authenticate.jws import ALGORITHMS
+from exchanged.authenticate.jwk import ALGORITHMS
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.authenticate.x509_svid import read
 from exchanged.model import PresentedCertificate

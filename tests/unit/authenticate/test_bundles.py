@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from exchanged.authenticate.bundles import REFRESH_UNHINTED, Bundle, Published, bundle_of, certificate_of
-from exchanged.authenticate.jws import ALGORITHMS, MAX_KEYS
+from exchanged.authenticate.jwk import ALGORITHMS, MAX_KEYS
 from tests.spiffe.certificates import now
 from tests.spiffe.pki import TrustDomain
 from tests.svids import signed_anew

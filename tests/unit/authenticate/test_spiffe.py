@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from exchanged.authenticate.bundles import Bundle, bundle_of
-from exchanged.authenticate.jws import ALGORITHMS, Accepted, unverified
+from exchanged.authenticate.jwk import ALGORITHMS
+from exchanged.authenticate.jws import Accepted, unverified
 from exchanged.authenticate.refused import TokenRefused
 from exchanged.authenticate.spiffe import SpiffeAuthenticator
 from exchanged.authenticate.x509_svid import read
