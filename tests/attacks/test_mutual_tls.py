@@ -11,10 +11,10 @@ import grpc
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from exchanged.doors.grpc_tls import presented
 from grpc.experimental import session_cache
 
 from exchanged.authenticate.spiffe import SpiffeAuthenticator
+from exchanged.doors.grpc_tls import presented
 from exchanged.errors import ExchangeError, MalformedRequest, Reason, SubjectTokenRejected
 from exchanged.log.record import Record, RecordKind
 from exchanged.model import IssuerName, PresentedCertificate, PresentedToken

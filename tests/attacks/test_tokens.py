@@ -13,11 +13,11 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
-from exchanged.authenticate.jwk import public_keys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exchanged.authenticate.candidates import Authenticators
+from exchanged.authenticate.jwk import public_keys
 from exchanged.authenticate.jws import MAX_TOKEN, unverified
 from exchanged.authenticate.kubernetes import KubernetesAuthenticator
 from exchanged.authenticate.profiles import GITHUB
