@@ -6,6 +6,7 @@ new folder, synced, and one rename of `..data`. Nothing but DIR has to be writab
 
 import contextlib
 import errno
+import fcntl
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ class Files:
     def __init__(self, settings: FileSettings) -> None:
         self._settings = settings
         self._replaced: dict[str, float] = {}
+        self._claim_fd: int | None = None
 
     @property
     def directory(self) -> Path:
@@ -46,6 +48,7 @@ class Files:
                 directory.mkdir(parents=True)
                 with _opened(directory) as folder:
                     self._hand_over_folder(folder)
+            self._claim()
             (directory / NEXT).unlink(missing_ok=True)
             current = self._current()
             for each in list(directory.iterdir()):
@@ -100,6 +103,18 @@ class Files:
                 with contextlib.suppress(OSError):
                     _remove_folder(self._settings.directory / name)
                 del self._replaced[name]
+
+    def release(self) -> None:
+        """Another sidecar may have the folder; what is in it stays."""
+        if self._claim_fd is not None:
+            os.close(self._claim_fd)
+            self._claim_fd = None
+
+    def _claim(self) -> None:
+        """Two who write here would hand out each other's identity; the kernel forgets the claim with the process."""
+        if self._claim_fd is None:
+            self._claim_fd = os.open(self._settings.directory, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._claim_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _current(self) -> str | None:
         """The name of the folder that `..data` leads to, if it is one of ours."""
@@ -187,6 +202,7 @@ _HINTS = {
     errno.EPERM: "give files away only to a group that the sidecar runs with (fsGroup, supplementalGroups), or as root",
     errno.EACCES: "the sidecar's user has to be able to write there",
     errno.EROFS: "mount it for the sidecar without readOnly",
+    errno.EWOULDBLOCK: "another sidecar writes there; give each a folder of its own",
     errno.EEXIST: "give the token a folder of its own",
     errno.ENOSPC: "there is no room left",
     errno.ENOTDIR: "that is no folder",

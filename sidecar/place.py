@@ -63,3 +63,8 @@ class Place:
             self.remove()
         if self._files is not None:
             self._files.tidy(now)
+
+    def release(self) -> None:
+        """Another sidecar may have the folder."""
+        if self._files is not None:
+            self._files.release()

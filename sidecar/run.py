@@ -74,6 +74,7 @@ async def run(settings: Settings, *, once: bool, patience: float) -> int:
         await _give_back(kept)
     finally:
         for each in kept:
+            each.keeper.place.release()
             await each.daemon.close()
     return OK
 

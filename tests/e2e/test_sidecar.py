@@ -230,6 +230,19 @@ def test_once(place: Place, flags: tuple[str, ...], code: int, told: str) -> Non
     assert (sidecar.token() is not None) == (code == 0)
 
 
+def test_a_folder_has_one_sidecar(place: Place) -> None:
+    """A second one says so and touches nothing; whoever comes when the first is killed goes on with what it left."""
+    sidecar = place.sidecar("claimed", "long/pods")
+    with sidecar.running():
+        sidecar.until("granted")
+        token = eventually(sidecar.token)
+        second = sidecar.once()
+        assert (second.returncode, "another sidecar writes there" in second.stderr) == (2, True), second.stderr
+        assert sidecar.token() == token
+    with sidecar.running():
+        sidecar.until("going on with what an earlier run left")
+
+
 def test_a_token_is_given_back(place: Place) -> None:
     """SIGTERM: exit code 0, no files, and nothing that lives."""
     sidecar = place.sidecar("back", "long/pods", "--give-back")

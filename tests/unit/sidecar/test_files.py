@@ -234,6 +234,18 @@ def test_a_set_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     assert (files.directory / "token").read_bytes() == _set(1)["token"]
 
 
+def test_a_folder_has_one_sidecar(tmp_path: Path) -> None:
+    """Two would hand out each other's identity; when the first is gone the next may have the folder."""
+    first = _files(tmp_path)
+    first.put(_set(1), 0.0)
+    with pytest.raises(Unwritable, match="another sidecar writes there"):
+        _files(tmp_path)
+    assert _by_folder(first.directory) == {_set(1)["token"]}
+    first.prepare()
+    first.release()
+    _files(tmp_path)
+
+
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
     """It is said."""
     (tmp_path / "files").write_text("")

@@ -91,6 +91,7 @@ async def running(made: Made) -> AsyncIterator[None]:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        made.keeper.place.release()
 
 
 async def test_a_token_is_there_and_ready(tmp_path: Path) -> None:
