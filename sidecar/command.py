@@ -123,15 +123,15 @@ def _source(parser: argparse.ArgumentParser, told: argparse.Namespace) -> "Sourc
 
     from sidecar.sources import PROJECTED, SourceSettings  # noqa: PLC0415 - see main
 
-    kind = told.source or ("command" if told.command else "file")
-    if (kind == "command") != bool(told.command):
-        parser.error("--command goes with --source command, and only with it")
-    if told.token_file and kind != "file":
-        parser.error("--token-file goes with --source file, and only with it")
+    kind = told.source or ("command" if told.subject_token_command else "file")
+    if (kind == "command") != bool(told.subject_token_command):
+        parser.error("--subject-token-command goes with --source command, and only with it")
+    if told.subject_token_file and kind != "file":
+        parser.error("--subject-token-file goes with --source file, and only with it")
     return SourceSettings(
         kind=kind,
-        path=told.token_file or PROJECTED,
-        command=tuple(shlex.split(told.command or "")),
+        path=told.subject_token_file or PROJECTED,
+        command=tuple(shlex.split(told.subject_token_command or "")),
         audience=told.issuer_audience or os.environ.get("EXCHANGED_AUDIENCE", ""),
         spiffe_id=told.spiffe_id or "",
         certificate=told.certificate,

@@ -79,13 +79,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--cluster", "--audience", default="", help="the cluster's name")
     add("--scope", default="", help="policy/scope, or the scope alone while one policy matches")
     add("--source", default="auto", choices=["auto", *KINDS], help="where the subject token comes from")
-    add("--subject-token-file", "--token-file", default="", help=f"for source file; {PROJECTED} without")
-    add(
-        "--subject-token-command",
-        "--command",
-        default="",
-        help="for source command: prints the token; no shell reads it",
-    )
+    add("--subject-token-file", default="", help=f"for source file; {PROJECTED} without")
+    add("--subject-token-command", default="", help="for source command: prints the token; no shell reads the line")
     add(
         "--issuer-audience", default=environment("EXCHANGED_AUDIENCE", ""), help="what the token is asked for, if it is"
     )

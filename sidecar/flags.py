@@ -78,13 +78,11 @@ _WAIT = f"with --once: try for so long while nobody answers; {WAIT_SECONDS}s wit
 def _add_source(made: argparse.ArgumentParser) -> None:
     kinds = ("file", "jwt-svid", "x509-svid", "github", "gitlab", "command")
     group = made.add_argument_group("who asks")
+    group.add_argument("--source", choices=kinds, help="where the subject token comes from; file without")
     group.add_argument(
-        "--source", choices=kinds, help="where the subject token comes from; file, or command with --command"
+        "--subject-token-file", type=Path, metavar="FILE", help="read anew each time; the projected token without"
     )
-    group.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="read anew each time; the projected token without"
-    )
-    group.add_argument("--command", metavar="LINE", help="prints a token; quoted as for a shell, but none runs it")
+    group.add_argument("--subject-token-command", metavar="LINE", help="prints a token; no shell reads the line")
     group.add_argument("--issuer-audience", metavar="AUD", help="whom a token is made out to (EXCHANGED_AUDIENCE)")
     group.add_argument("--certificate", action="store_true", help="send a JWT-SVID over the X.509-SVID's connection")
     group.add_argument("--spiffe-id", metavar="ID", help="which SVID, where there are several")

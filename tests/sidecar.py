@@ -56,7 +56,8 @@ class Sidecar:
         told = (*self.flags, *flags)
         if "--config" in told:
             return [str(COMMAND), "run", "--log-format", "json", *told]
-        usual = ["--token-file", str(self.subject_token)] if "--source" not in told and "--command" not in told else []
+        proven = "--source" in told or "--subject-token-command" in told
+        usual = [] if proven else ["--subject-token-file", str(self.subject_token)]
         place = ["--directory", str(self.files)]
         return [str(COMMAND), "run", "--log-format", "json", *usual, *place, *told]
 

@@ -219,7 +219,7 @@ def test_a_grant_that_is_revoked(place: Place) -> None:
         (("--scope", "nothing/pods"), 1, "request "),
         (("--mode", "rw"), 2, "permissions as chmod has them"),
         (("--server", "127.0.0.1:1", "--wait", "1s"), 3, "UNAVAILABLE"),
-        (("--token-file", "/no/such/token", "--wait", "1s"), 3, "is the token mounted there?"),
+        (("--subject-token-file", "/no/such/token", "--wait", "1s"), 3, "is the token mounted there?"),
     ],
 )
 def test_once(place: Place, flags: tuple[str, ...], code: int, told: str) -> None:

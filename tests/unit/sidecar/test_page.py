@@ -86,7 +86,7 @@ def test_nothing_large_is_imported(tmp_path: Path) -> None:
         sys.executable,
         "-c",
         LEAN,
-        "--token-file",
+        "--subject-token-file",
         str(tmp_path / "token"),
         "--directory",
         str(tmp_path / "f"),

@@ -187,8 +187,14 @@ def _run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
         (["--directory", "/a"], "give --server HOST:PORT"),
         (["--server", "a:1", "--directory", "/a", "--lifetime", "5"], "must be a number with s, m or h"),
         (["--server", "a:1", "--directory", "/a", "--mode", "0777"], "must not let others write"),
-        (["--server", "a:1", "--directory", "/a", "--source", "command"], "--command goes with --source command"),
-        (["--server", "a:1", "--directory", "/a", "--source", "github", "--token-file", "x"], "--token-file goes with"),
+        (
+            ["--server", "a:1", "--directory", "/a", "--source", "command"],
+            "--subject-token-command goes with --source command",
+        ),
+        (
+            ["--server", "a:1", "--directory", "/a", "--source", "github", "--subject-token-file", "x"],
+            "--subject-token-file goes with",
+        ),
         (["--server", "a:1", "--directory", "/a", "--hook", "HUP:"], "a signal goes to a process"),
         (["--server", "a:1", "--directory", "/a", "--authorization-details", "{"], "is a JSON array"),
         (["--server", "a:1", "--directory", "/a", "--ca", "/no/such"], "/no/such cannot be read"),
