@@ -249,6 +249,19 @@ def test_the_post_step_deletes_nothing_else(job: Job) -> None:
     assert [path.name for path in kept.iterdir()] == ["other"]
 
 
+def test_a_kubeconfig_that_cannot_be_deleted(job: Job, running: Running, inputs: dict[str, str]) -> None:
+    """The token is given back all the same, and the job's result stays; a warning says what is left where."""
+    main = job.main(**inputs)
+    path = Path(main.outputs["kubeconfig"])
+    path.unlink()
+    path.mkdir()
+    post = job.post(main)
+    assert (post.code, post.said("error")) == (0, [])
+    (said,) = post.said("warning")
+    assert str(path.parent) in said
+    assert not _lives(running, main.state["token"])
+
+
 def test_through_a_proxy(job: Job, running: Running, inputs: dict[str, str]) -> None:
     """The proxy that the environment names is used, for GitHub and for the daemon, and looks into nothing."""
     with proxy() as (url, asked):

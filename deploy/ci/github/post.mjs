@@ -6,19 +6,32 @@ import { asStep, Failure, info, mask, warning } from "./lib/workflow.mjs";
 const { STATE_token: token, STATE_server: server, STATE_authorities: authorities } = process.env;
 const { STATE_expires: expires, STATE_folder: folder } = process.env;
 
+// The job's own work is done by now: what it came to stays its result, and neither half keeps the other from its turn.
 await asStep(async () => {
-  if (folder) deleteKubeconfig(folder);
-  if (!token) {
-    info("There is no token to give back.");
-    return;
+  try {
+    if (token) await end();
+    else info("There is no token to give back.");
+  } finally {
+    if (folder) clear();
   }
+});
+
+async function end() {
   mask(token);
   try {
     await giveBack(server, authorities, token);
     info("The token is given back.");
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    // The job's own work is done by now: what it came to stays its result.
     warning(`The token was not given back; it ends by itself${expires ? ` at ${expires}` : ""}. ${error.message}`);
   }
-});
+}
+
+/** A step, or its container, may have made of the folder what it liked. */
+function clear() {
+  try {
+    deleteKubeconfig(folder);
+  } catch (error) {
+    warning(`The kubeconfig in ${folder} was not deleted: ${error.code ?? error}. Delete it on the runner.`);
+  }
+}
