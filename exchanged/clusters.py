@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from exchanged.authenticate.kubernetes import TokenReviewer
 from exchanged.cluster.api import KubernetesApi
@@ -114,18 +116,31 @@ class Clusters:
 
 
 def traits_of(name: ClusterName, settings: Cluster) -> ClusterTraits:
-    """What decisions and clients have to know of a cluster."""
+    """What decisions and clients have to know of a cluster.
+
+    Raises:
+        OSError, ValueError: the file with its CA cannot be used.
+    """
     authority = settings.certificate_authority
     return ClusterTraits(
         name=name,
         mode=Mode(settings.mode),
         resource=settings.server,
         max_lifetime=settings.max_lifetime,
-        certificate_authority=authority.read_text(encoding="utf-8") if authority else "",
+        certificate_authority=_certificates(authority) if authority else "",
         fenced_roles=settings.fenced_roles,
         breeding=frozenset(settings.allow),
         closed_namespaces=frozenset({settings.grants_namespace, settings.daemon_namespace}),
     )
+
+
+def _certificates(path: Path) -> str:
+    """The certificates of a file alone: what else is in it, a comment or a key, is not for clients."""
+    try:
+        found = x509.load_pem_x509_certificates(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} holds no certificate (PEM)") from error
+    return "".join(each.public_bytes(Encoding.PEM).decode() for each in found)
 
 
 def client_certificate(credential: Credential, svid: ServingCertificate | None) -> ServingCertificate | None:
