@@ -177,6 +177,17 @@ def test_a_stranger_with_a_certificate(tmp_path: Path, gitlab: Running, between:
     assert between.asked == []
 
 
+def test_verification_cannot_be_switched_off(tmp_path: Path, gitlab: Running, between: Door) -> None:
+    """What the image's .curlrc says changes nothing, neither for getting nor for giving back."""
+    (tmp_path / ".curlrc").write_text("insecure\nlocation\n")
+    job = _job(tmp_path, gitlab, by=between)
+    job.environment["EXCHANGED_CA"] = str(gitlab.daemon.ca)
+    assert job.run("true").returncode != 0
+    (job.state / "token").write_text("a.b.c")
+    assert "not given back (000)" in job.after().stdout
+    assert between.asked == []
+
+
 def test_somebody_elses_folder(tmp_path: Path, gitlab: Running, between: Door) -> None:
     """A folder that is there already is not trusted."""
     job = _job(tmp_path, gitlab, by=between)
