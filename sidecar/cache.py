@@ -105,18 +105,22 @@ class Cache:
     """The entry of one user, ask and cluster; `key` is whatever tells it from others."""
 
     def __init__(self, *key: str) -> None:
-        name = _digest(json.dumps([VERSION, *key]).encode())
+        self._key = _digest(json.dumps([VERSION, *key]).encode())
         self.folder = _folder()
-        self.path = f"{self.folder}/{_PREFIX}{name}"
+        self.path = f"{self.folder}/{_PREFIX}{self._key}"
 
     def read(self) -> Entry | None:
         """What there is, if nobody else could have written or read it, and it is for the proof that is there now."""
         try:
+            _own(self.folder)
             with open(_opened(self.path), "rb") as file:
                 told = json.loads(file.read(LARGEST))
         except (OSError, ValueError):
             return None
-        if not isinstance(told, dict) or any(not isinstance(told.get(name), kind) for name, kind in _FIELDS.items()):
+        # A file can be renamed by who cannot write it: its name alone does not say whose token it is.
+        if not isinstance(told, dict) or told.get("key") != self._key:
+            return None
+        if any(not isinstance(told.get(name), kind) for name, kind in _FIELDS.items()):
             return None
         entry = Entry()
         for name in _FIELDS:
@@ -133,7 +137,7 @@ class Cache:
         part = f"{self.path}.{os.getpid()}"
         file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with open(file, "w", encoding="utf-8") as written:
-            json.dump({name: getattr(entry, name) for name in _FIELDS}, written)
+            json.dump({"key": self._key} | {name: getattr(entry, name) for name in _FIELDS}, written)
             written.flush()
             os.fsync(file)
         os.replace(part, self.path)
@@ -173,12 +177,9 @@ class Cache:
         return Lock(f"{self.path}.lock", patience)
 
     def _make_folder(self) -> None:
-        if not self.folder.startswith("/"):
-            raise FileNotFoundError("this user has no home; set XDG_CACHE_HOME")
-        os.makedirs(self.folder, 0o700, exist_ok=True)
-        found = os.stat(self.folder)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o022:
-            raise PermissionError(f"{self.folder} can be written by others")
+        if self.folder.startswith("/"):
+            os.makedirs(self.folder, 0o700, exist_ok=True)
+        _own(self.folder)
 
     def _sweep(self) -> None:
         before = time.time() - FORGOTTEN
@@ -216,9 +217,16 @@ def _folder() -> str:
     return f"{named if named.startswith('/') else os.path.expanduser('~/.cache')}/exchanged"
 
 
+def _own(folder: str) -> None:
+    """Nobody but its user puts anything there, or OSError."""
+    if not folder.startswith("/"):
+        raise FileNotFoundError("this user has no home; set XDG_CACHE_HOME")
+    found = os.stat(folder)
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise PermissionError(f"{folder} can be written by others")
+
+
 def _opened(path: str) -> int:
-    if not path.startswith("/"):
-        raise FileNotFoundError(path)
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
     found = os.fstat(file)
     if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077:

@@ -111,6 +111,23 @@ def test_a_folder_that_others_write_is_not_used(folder: Path) -> None:
         Cache("one").locked(1)
 
 
+def test_what_a_folder_that_others_write_holds_is_not_believed(folder: Path) -> None:
+    """Whoever may write there may have put one token in the place of another."""
+    Cache("one").write(_entry())
+    for mode in (0o720, 0o702, 0o777):
+        folder.chmod(mode)
+        assert Cache("one").read() is None
+    folder.chmod(0o700)
+    assert Cache("one").read() is not None
+
+
+def test_an_entry_is_for_its_own_key_alone() -> None:
+    """Renamed, while somebody else could, it does not become another cluster's token."""
+    Cache("one").write(_entry())
+    Path(Cache("one").path).rename(Cache("two").path)
+    assert Cache("two").read() is None
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"token": "a"}', '{"token": 7, "expires_at": "x"}', "\xff"])
 def test_what_is_no_entry_is_none(folder: Path, text: str) -> None:
     """Half a file, or one of another version, is as good as no file."""
