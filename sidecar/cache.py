@@ -185,8 +185,11 @@ class Cache:
         before = time.time() - FORGOTTEN
         with os.scandir(self.folder) as files:
             for file in files:
-                if file.name.startswith(_PREFIX) and file.stat(follow_symlinks=False).st_mtime < before:
-                    _unlink(file.path)
+                try:
+                    if file.name.startswith(_PREFIX) and file.stat(follow_symlinks=False).st_mtime < before:
+                        os.unlink(file.path)
+                except FileNotFoundError:
+                    continue  # another run's, which moved or swept it
 
 
 def digest_of(path: str) -> str:

@@ -11,6 +11,7 @@ class Lock:
     def __init__(self, path: str, patience: float) -> None:
         self._patience = patience
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.utime(self._file)  # what is in use is not swept for its age
 
     def __enter__(self) -> None:
         until = time.monotonic() + self._patience

@@ -1,6 +1,7 @@
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,24 @@ def test_what_nobody_needs_any_more_goes(folder: Path) -> None:
         os.utime(file, (long_ago, long_ago))
     Cache("new").write(_entry())
     assert {file.name for file in folder.iterdir()} == {"somebody", Path(Cache("new").path).name}
+
+
+def test_runs_at_once_do_not_miss_what_others_take_away() -> None:
+    """A part that is renamed while another run looks through the folder stops nobody."""
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda key: [Cache(key).write(_entry()) for _ in range(100)], ["one", "two", "three", "four"]))
+
+
+def test_a_lock_in_use_is_not_swept() -> None:
+    """However long ago it was first taken: another file of its name would be a second lock."""
+    with Cache("one").locked(1):
+        pass
+    lock = Path(Cache("one").path + ".lock")
+    os.utime(lock, (0, 0))
+    with Cache("one").locked(1):
+        inode = lock.stat().st_ino
+        Cache("other").write(_entry())
+        assert lock.stat().st_ino == inode
 
 
 def test_one_process_is_known_again() -> None:
