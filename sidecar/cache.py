@@ -115,7 +115,7 @@ class Cache:
             _own(self.folder)
             with open(_opened(self.path), "rb") as file:
                 told = json.loads(file.read(LARGEST))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         # A file can be renamed by who cannot write it: its name alone does not say whose token it is.
         if not isinstance(told, dict) or told.get("key") != self._key:
@@ -125,7 +125,8 @@ class Cache:
         entry = Entry()
         for name in _FIELDS:
             setattr(entry, name, told[name])
-        return entry if entry.proof_digest == digest_of(entry.proof) else None
+        possible = 0 < entry.expires_at - entry.fetched_at <= FORGOTTEN
+        return entry if possible and entry.proof_digest == digest_of(entry.proof) else None
 
     def write(self, entry: Entry) -> None:
         """All of it, or nothing.

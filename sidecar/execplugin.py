@@ -65,12 +65,15 @@ def _api_server(info: str) -> str:
         return ""
     try:
         told = json.loads(info)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"KUBERNETES_EXEC_INFO is no JSON: {error}") from error
     version = told.get("apiVersion") if isinstance(told, dict) else None
     if version != API_VERSION:
         raise ValueError(f"{version} is asked for; write apiVersion: {API_VERSION} into the kubeconfig")
-    cluster = (told.get("spec") or {}).get("cluster") or {}
+    spec = told.get("spec") or {}
+    cluster = (spec.get("cluster") or {}) if isinstance(spec, dict) else spec
+    if not isinstance(cluster, dict):
+        raise ValueError(f"KUBERNETES_EXEC_INFO has no spec.cluster of {API_VERSION}")  # noqa: TRY004 - as the others
     return str(cluster.get("server", ""))
 
 

@@ -139,6 +139,16 @@ def test_what_is_no_entry_is_none(folder: Path, text: str) -> None:
     assert Cache("one").read() is None
 
 
+@pytest.mark.parametrize("life", ["1e400", "-1e400", "NaN", "1e15", "0.0", '"x"', "[" * 100_000])
+def test_a_life_that_cannot_be_is_no_entry(life: str) -> None:
+    """A file that was damaged is as good as no file, whatever stands in it now."""
+    Cache("one").write(_entry())
+    file = Path(Cache("one").path)
+    file.write_text(file.read_text().replace(str(NOW + 300), life))
+    assert life in file.read_text()
+    assert Cache("one").read() is None
+
+
 def test_another_proof_is_another_subject(tmp_path: Path) -> None:
     """An entry is for what the file with the subject token held; without the file it is for nobody."""
     proof = tmp_path / "proof"
@@ -164,8 +174,13 @@ def test_what_nobody_needs_any_more_goes(folder: Path) -> None:
 
 def test_runs_at_once_do_not_miss_what_others_take_away() -> None:
     """A part that is renamed while another run looks through the folder stops nobody."""
+
+    def run(key: str) -> None:
+        for _ in range(100):
+            Cache(key).write(_entry())
+
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda key: [Cache(key).write(_entry()) for _ in range(100)], ["one", "two", "three", "four"]))
+        list(pool.map(run, ["one", "two", "three", "four"]))
 
 
 def test_a_lock_in_use_is_not_swept() -> None:

@@ -228,6 +228,9 @@ def test_a_token_does_not_go_to_another_api_server(plugin: Plugin) -> None:
         (_info(apiVersion="client.authentication.k8s.io/v1beta1"), f"write apiVersion: {V1}"),
         ("{", "is no JSON"),
         ("[]", f"write apiVersion: {V1}"),
+        ("[" * 100_000, "is no JSON"),
+        ({"apiVersion": V1, "spec": "x"}, "has no spec.cluster"),
+        ({"apiVersion": V1, "spec": {"cluster": [1]}}, "has no spec.cluster"),
     ],
 )
 def test_what_is_not_understood_is_said(plugin: Plugin, info: Any, message: str) -> None:
