@@ -53,7 +53,7 @@ class Entry:
         boot: which run of this machine fetched it, and `boot_seconds` how long that ran by then.
         checked_at: when the daemon last said that it lives.
         again_at: not before then is the daemon asked again, after it was out of reach.
-        proof: the file with the subject token that it came for, or ""; `proof_digest` what it held.
+        proof: the file with the subject token that it came for, or ""; `proof_digest` what was shown of it.
     """
 
     __slots__ = tuple(_FIELDS)
@@ -69,8 +69,8 @@ class Entry:
     proof_digest: str
 
     @classmethod
-    def of(cls, token: str, fetched_at: float, seconds: float, proof: str = "") -> "Entry":
-        """A token that was asked for at that time, and lives so many seconds."""
+    def of(cls, token: str, fetched_at: float, seconds: float, proof: str = "", shown: str = "") -> "Entry":
+        """A token that was asked for at that time, lives so many seconds, and came for what that file held."""
         entry = cls()
         entry.token = token
         entry.fetched_at = fetched_at
@@ -78,7 +78,7 @@ class Entry:
         entry.boot, entry.boot_seconds = _boot()
         entry.checked_at, entry.again_at = fetched_at, 0.0
         entry.proof = os.path.abspath(proof) if proof else ""
-        entry.proof_digest = digest_of(entry.proof)
+        entry.proof_digest = _digest(shown.encode()) if proof else ""
         return entry
 
     def rest(self, now: float) -> float:
@@ -199,7 +199,7 @@ def digest_of(path: str) -> str:
         return ""
     try:
         with open(path, "rb") as file:
-            return _digest(file.read(LARGEST))
+            return _digest(file.read(LARGEST).strip())
     except OSError:
         return "unreadable"
 

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from sidecar.cache import Cache, Entry
+from sidecar.cache import Cache, Entry, digest_of
 
 API_VERSION = "client.authentication.k8s.io/v1"
 CHECK_SECONDS = 10.0
@@ -78,8 +78,23 @@ def _api_server(info: str) -> str:
 
 
 def _identity(arguments: list[str]) -> list[str]:
-    """What an entry is for: the arguments, what the environment adds, and where we are if a file is named from here."""
+    """What an entry is for: the arguments, files of them, what the environment adds, and where we are if it matters."""
     told = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(_FROM_ENVIRONMENT)]
-    names = (each.rpartition("=")[2].removeprefix("@") for each in arguments)
-    from_here = any(name[:1] not in {"/", "-", ""} and os.path.exists(name) for name in names)  # noqa: PTH110 - as above
-    return ["arguments", *arguments, "environment", *told, os.getcwd() if from_here else ""]  # noqa: PTH109 - as above
+    values = [each.partition("=")[2] if each.startswith("-") else each for each in arguments]
+    held = [digest_of(each[1:]) for each in values if each.startswith("@")]
+    here = _here() if _from_here(arguments, values) else ""
+    return ["arguments", *arguments, "files", *held, "environment", *told, here]
+
+
+def _from_here(arguments: list[str], values: list[str]) -> bool:
+    """Whether a file is named from where we are; nobody knows what a command names."""
+    names = (each.removeprefix("@") for each in values)
+    named = any(name[:1] not in {"/", ""} and os.path.exists(name) for name in names)  # noqa: PTH110 - as above
+    return named or any(each.startswith("--subject-token-command") for each in arguments)
+
+
+def _here() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 - as above
+    except OSError:
+        return ""  # it was removed: nothing is named from there

@@ -97,8 +97,8 @@ class _Asking:
         return None
 
     def _exchanged(self, now: float, within: float | None) -> Entry:
-        credential = asyncio.run(self._exchange(within))
-        entry = Entry.of(credential.token, now, credential.seconds, self._told.proof)
+        credential, shown = asyncio.run(self._exchange(within))
+        entry = Entry.of(credential.token, now, credential.seconds, self._told.proof, shown)
         self._keep(entry)
         return entry
 
@@ -111,7 +111,8 @@ class _Asking:
         except OSError as error:
             _say(f"the token is not kept: {error}")
 
-    async def _exchange(self, within: float | None) -> Credential:
+    async def _exchange(self, within: float | None) -> tuple[Credential, str]:
+        """What the daemon gives, and the subject token that it gives it for."""
         from sidecar.exchange import Daemon  # noqa: PLC0415 - grpc, for who has to ask
 
         daemon = Daemon(self._told.server, self._told.roots)
@@ -128,7 +129,7 @@ class _Asking:
                     f"which is {credential.server}: a token goes to its own cluster alone, so none is given. "
                     "Write the kubeconfig anew with `exchanged kubeconfig` [API_SERVER_DIFFERS]",
                 )
-            return credential
+            return credential, subject.token
         finally:
             await daemon.close()
 

@@ -20,9 +20,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "exchanged"
 
 
-def _entry(fetched_at: float = NOW, seconds: float = 300.0, proof: str = "") -> Entry:
+def _entry(fetched_at: float = NOW, seconds: float = 300.0, proof: str = "", shown: str = "") -> Entry:
     """An entry of another run of this machine, so that the test's clock is all that counts."""
-    entry = Entry.of("a token", fetched_at, seconds, proof)
+    entry = Entry.of("a token", fetched_at, seconds, proof, shown)
     entry.boot = "another"
     return entry
 
@@ -152,8 +152,8 @@ def test_a_life_that_cannot_be_is_no_entry(life: str) -> None:
 def test_another_proof_is_another_subject(tmp_path: Path) -> None:
     """An entry is for what the file with the subject token held; without the file it is for nobody."""
     proof = tmp_path / "proof"
-    proof.write_text("of one")
-    Cache("one").write(_entry(proof=str(proof)))
+    proof.write_text("of one\n")
+    Cache("one").write(_entry(proof=str(proof), shown="of one"))
     assert Cache("one").read() is not None
     proof.write_text("of another")
     assert Cache("one").read() is None

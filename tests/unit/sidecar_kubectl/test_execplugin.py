@@ -1,26 +1,18 @@
 """`sidecar exec-credential` as kubectl runs it: a process of its own, beside a real daemon."""
 
 import json
-import os
-import subprocess
-import sysconfig
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.daemon import Daemon
-from tests.issuers import FakeIssuer
 from tests.policies import reading
+from tests.unit.sidecar_kubectl.plugin import Plugin, aged, until
 
-COMMAND = Path(sysconfig.get_path("scripts")) / "sidecar"
 API_SERVER = "https://127.0.0.1:6443"
-PATIENCE_SECONDS = 10
 NOT_FOR_A_HIT = {
     "asyncio",
     "argparse",
@@ -33,87 +25,6 @@ NOT_FOR_A_HIT = {
     "sidecar.execplugin_ask",
 }
 V1 = "client.authentication.k8s.io/v1"
-
-
-@dataclass(slots=True)
-class Plugin:
-    """A user with a cache folder, who runs the plugin for one ask."""
-
-    daemon: Daemon
-    issuer: FakeIssuer
-    home: Path
-    environment: dict[str, str] = field(default_factory=dict)
-
-    def run(self, *more: str, info: Any = None, scope: str = "read-pods/pods") -> subprocess.CompletedProcess[str]:
-        """Runs it as kubectl does; `info` is KUBERNETES_EXEC_INFO."""
-        command: list[str | Path] = [
-            COMMAND,
-            "exec-credential",
-            f"--server={self.daemon.grpc}",
-            f"--ca={self.daemon.ca}",
-        ]
-        command += ["--cluster=prod", f"--scope={scope}", "--source=github", *more]
-        environment = {
-            "PATH": os.defpath,
-            "HOME": str(self.home),
-            "ACTIONS_ID_TOKEN_REQUEST_URL": f"{self.issuer.url}/token",
-            "ACTIONS_ID_TOKEN_REQUEST_TOKEN": self.issuer.request_token,
-            "ACTIONS_ID_TOKEN_CA": str(self.issuer.certificate_authority),
-            "EXCHANGED_AUDIENCE": self.issuer.audience,
-            **({"KUBERNETES_EXEC_INFO": info if isinstance(info, str) else json.dumps(info)} if info else {}),
-            **self.environment,
-        }
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-
-    def token(self, *more: str, **options: Any) -> str:
-        """The token that it gives."""
-        done = self.run(*more, **options)
-        assert done.returncode == 0, done.stderr
-        return str(json.loads(done.stdout)["status"]["token"])
-
-    @property
-    def entry(self) -> Path:
-        """The one file with a token in its cache."""
-        (found,) = (file for file in (self.home / ".cache" / "exchanged").iterdir() if not file.suffix)
-        return found
-
-    def change(self, change: Callable[[dict[str, Any]], None]) -> None:
-        """Its entry as it would be in other circumstances."""
-        told = json.loads(self.entry.read_text())
-        change(told)
-        self.entry.write_text(json.dumps(told))
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, FakeIssuer]]:
-    """A daemon of this module's own, which its tests stop and start."""
-    folder = tmp_path_factory.mktemp("plugin")
-    with FakeIssuer.served(folder / "issuer") as issuer:
-        daemon = Daemon.make(
-            folder / "daemon",
-            issuers={"github": issuer.settings(profile="github")},
-            policies={
-                "pods.yaml": reading(),
-                "brief.yaml": reading("brief", lifetime={"default": "60s", "max": "60s"}),
-            },
-            limits={"liveGrantsPerSubject": 10_000},
-        )
-        with daemon.running():
-            yield daemon, issuer
-
-
-@pytest.fixture
-def plugin(served: tuple[Daemon, FakeIssuer], tmp_path: Path) -> Plugin:
-    """A user whose cache is empty."""
-    return Plugin(*served, home=tmp_path)
-
-
-def _aged(told: dict[str, Any]) -> None:
-    """With a tenth of its life left."""
-    age = 0.9 * (told["expires_at"] - told["fetched_at"])
-    told["fetched_at"] -= age
-    told["expires_at"] -= age
-    told["boot_seconds"] -= age
 
 
 def _unchecked(told: dict[str, Any]) -> None:
@@ -165,7 +76,7 @@ def test_runs_at_once_make_one_exchange(plugin: Plugin) -> None:
 def test_it_is_replaced_before_it_ends(plugin: Plugin) -> None:
     """With a tenth of its life left, a token is not handed out any more."""
     first = plugin.token()
-    plugin.change(_aged)
+    plugin.change(aged)
     assert plugin.token() != first
 
 
@@ -179,7 +90,7 @@ def test_what_the_clock_makes_of_it(plugin: Plugin) -> None:
 def test_an_outage_is_borne_while_the_token_lives(plugin: Plugin) -> None:
     """With the daemon away, what is there is used, with a word about it; where nothing is, there is no token."""
     first = plugin.token()
-    plugin.change(_aged)
+    plugin.change(aged)
     plugin.daemon.stop()
     try:
         done = plugin.run()
@@ -200,15 +111,15 @@ def test_a_refusal_ends_what_is_there(plugin: Plugin) -> None:
     """Who may not any more has no token from the cache, and is told why and what to do."""
     file = plugin.daemon.folder / "policies" / "other.yaml"
     file.write_text(reading("other"))
-    _until(lambda: plugin.run(scope="other/pods").returncode == 0)
-    plugin.change(_aged)
+    until(lambda: plugin.run(scope="other/pods").returncode == 0)
+    plugin.change(aged)
     file.unlink()
-    _until(lambda: plugin.run("--no-cache", scope="other/pods").returncode == 1)
+    until(lambda: plugin.run("--no-cache", scope="other/pods").returncode == 1)
     done = plugin.run(scope="other/pods")
     assert (done.returncode, done.stdout) == (1, "")
     assert "[NO_POLICY, request" in done.stderr
     assert "ask the owner of the policy" in done.stderr
-    assert [file for file in (plugin.home / ".cache" / "exchanged").iterdir() if not file.suffix] == []
+    assert plugin.entries == []
 
 
 def test_a_token_does_not_go_to_another_api_server(plugin: Plugin) -> None:
@@ -253,23 +164,6 @@ def test_who_is_answered_401_gets_another_token(plugin: Plugin) -> None:
     assert plugin.token() == second
 
 
-def test_another_proof_is_another_token(plugin: Plugin, tmp_path: Path) -> None:
-    """A token is for whom the proof is of: with another proof in its file there is another exchange."""
-    file = tmp_path / "proof"
-    file.write_text(plugin.issuer.github_token())
-    own = ("--source=file", f"--subject-token-file={file}")
-    first = plugin.token(*own)
-    assert plugin.token(*own) == first
-    file.write_text(plugin.issuer.github_token())
-    assert plugin.token(*own) != first
-    file.write_text("nothing")
-    assert plugin.run(*own).returncode == 1
-    file.unlink()
-    done = plugin.run(*own)
-    assert (done.returncode, done.stdout) == (3, "")
-    assert "cannot be read" in done.stderr
-
-
 def test_without_a_folder_there_is_no_cache(plugin: Plugin) -> None:
     """Where nothing can be kept there are tokens all the same, and a word about it."""
     (plugin.home / ".cache").touch()
@@ -280,9 +174,3 @@ def test_without_a_folder_there_is_no_cache(plugin: Plugin) -> None:
 
 def _live(daemon: Daemon) -> int:
     return len(daemon.json("grants", "list")["grants"])
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < until
