@@ -99,9 +99,11 @@ def test_inputs_inject_nothing(job: Job, inputs: dict[str, str]) -> None:
     assert job.post(main).said("warning") == []
 
 
-def test_an_odd_namespace_is_left_out(job: Job, between: Door, by_door: dict[str, str]) -> None:
-    """A namespace that is none does not come into the kubeconfig."""
-    between.answers = [Answer(200, _good(authorization_details=[{"namespaces": [EVIL]}]))]
+@pytest.mark.parametrize("namespaces", [[[EVIL]], [["web"], []], [[]], [["web"], ["db"]], [["db", "web"]]])
+def test_no_namespace(job: Job, between: Door, by_door: dict[str, str], namespaces: list[list[str]]) -> None:
+    """The kubeconfig names none where the grant has several, or the whole cluster, or what is no namespace."""
+    details = [{"type": "kubernetes", "namespaces": each} for each in namespaces]
+    between.answers = [Answer(200, _good(authorization_details=details))]
     made = job.main(**by_door).kubeconfig
     assert made["contexts"][0]["context"] == {"cluster": "prod", "user": "prod"}
 

@@ -54,6 +54,7 @@ function moment(began, seconds) {
 
 /** The namespace of a grant that has one alone, for kubectl to take where none is said; or "". */
 function only(details) {
-  const [first, ...more] = new Set(details.flatMap((each) => each.namespaces));
+  // A detail without namespaces is for the whole cluster.
+  const [first = "", ...more] = new Set(details.flatMap(({ namespaces }) => (namespaces?.length ? namespaces : [""])));
   return more.length === 0 && NAMESPACE.test(first) ? first : "";
 }
