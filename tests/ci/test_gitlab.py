@@ -1,7 +1,9 @@
 import itertools
+import json
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,11 @@ from tests.daemon import Daemon
 from tests.fixtures import Running
 from tests.issuers import FakeIssuer
 from tests.lab.build import tool
+from tests.lab.pki import Authority
 from tests.policies import policy
 
 NUMBERS = itertools.count(1)
+CLUSTER = Authority("prod")
 SUBJECTS = [{"issuer": "gitlab", "claims": {"project_id": "20"}}]
 
 
@@ -25,11 +29,13 @@ SUBJECTS = [{"issuer": "gitlab", "claims": {"project_id": "20"}}]
 def gitlab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A daemon that trusts a GitLab."""
     folder = tmp_path_factory.mktemp("gitlab")
+    (folder / "prod.crt").write_bytes(b'# Issuer: CN="prod"\nCertificate:\n    Data:\n' + CLUSTER.pem)
+    prod = {"mode": "authorizer", "server": "https://127.0.0.1:6443", "allow": ["workloads"]}
     with FakeIssuer.served(folder / "issuer") as issuer:
         daemon = Daemon.make(
             folder / "daemon",
             issuers={"gitlab": issuer.settings(profile="gitlab")},
-            clusters={"prod": {"mode": "authorizer", "server": "https://127.0.0.1:6443", "allow": ["workloads"]}},
+            clusters={"prod": {**prod, "certificateAuthority": str(folder / "prod.crt")}},
             policies={"web.yaml": policy("deploy-web", subjects=SUBJECTS)},
         )
         with daemon.running():
@@ -81,6 +87,7 @@ def test_get_use_give_back(tmp_path: Path, gitlab: Running, shell: str, script: 
     ran = job.run(shown, script)
     assert (ran.returncode == 0) == (script == "true")
     assert f"https://127.0.0.1:6443 web {job.state}/token" in ran.stdout
+    assert (job.state / "ca.crt").read_bytes() == CLUSTER.pem
     assert {mode(path) for path in job.state.iterdir()} == {0o600}
     assert mode(job.state) == 0o700
     token = _token(job)
@@ -139,10 +146,21 @@ def test_cancelled(tmp_path: Path, gitlab: Running) -> None:
     assert not _lives(gitlab, token)
 
 
-@pytest.mark.parametrize("status", [429, 502, 503])
-def test_tried_again(tmp_path: Path, gitlab: Running, between: Door, status: int) -> None:
-    """What passes is tried again, after the delay that was asked for; a job's token may be shown again."""
-    between.answers = [Answer(status, {"reason": "OVERLOADED"}, {"Retry-After": "2"})]
+def test_ended_in_between(tmp_path: Path, gitlab: Running) -> None:
+    """A token that came, and that nobody took out of the answer any more, is given back."""
+    job = _job(tmp_path, gitlab)
+    answer = gitlab.post("/token", gitlab.form(subject_token=job.token)).body
+    job.state.mkdir(parents=True)
+    (job.state / "reply").write_text(json.dumps(answer))
+    assert job.after().stdout == "exchanged: the token is given back\n"
+    assert not _lives(gitlab, answer["access_token"])
+    assert not job.state.exists()
+
+
+@pytest.mark.parametrize("answer", [Answer(status) for status in (429, 500, 502, 503, 504)])
+def test_tried_again(tmp_path: Path, gitlab: Running, between: Door, answer: Answer) -> None:
+    """What curl takes for passing is tried again, after the delay that was asked for, with the job's one token."""
+    between.answers = [replace(answer, headers={"Retry-After": "2"})]
     job = _job(tmp_path, gitlab, by=between)
     began = time.monotonic()
     ran = job.run("true")
@@ -222,6 +240,7 @@ def _good(**changes: Any) -> dict[str, Any]:
         Answer(200, _good(access_token=EVIL)),
         Answer(200, _good(cluster={"server": EVIL})),
         Answer(200, _good(cluster={"server": "http://127.0.0.1:6443"})),
+        Answer(200, _good(cluster={"certificate_authority": EVIL})),
         Answer(400, {"reason": EVIL, "request_id": EVIL}),
         Answer(400, EVIL),
     ],
@@ -237,6 +256,60 @@ def test_replies_inject_nothing(tmp_path: Path, gitlab: Running, between: Door, 
     between.answers = [Answer(200)]
     assert job.after().returncode == 0
     assert list(tmp_path.rglob("evil*")) == []
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+def test_any_json_is_read(tmp_path: Path, gitlab: Running, between: Door, indent: int | None) -> None:
+    """Blanks and line breaks change nothing, in a grant or in a refusal."""
+    reply = _good(
+        cluster={"certificate_authority": CLUSTER.pem.decode()},
+        authorization_details=[{"type": "kubernetes", "namespaces": ["web"]}],
+    )
+    refusal = {"reason": "NO_POLICY", "request_id": "r-1"}
+    between.answers = [Answer(200, json.dumps(reply, indent=indent)), Answer(400, json.dumps(refusal, indent=indent))]
+    job = _job(tmp_path, gitlab, by=between)
+    ran = job.run("cat $KUBECONFIG")
+    assert ran.returncode == 0, ran.stdout
+    assert _token(job) == "a.b.c"
+    assert (job.state / "ca.crt").read_bytes() == CLUSTER.pem
+    assert 'namespace: "web"' in ran.stdout
+    assert "refused with NO_POLICY (request r-1)" in _job(tmp_path, gitlab, by=between).run("true").stdout
+
+
+@pytest.mark.parametrize(
+    ("namespaces", "default"),
+    [
+        ([["web"]], "web"),
+        ([["web"], ["web"]], "web"),
+        ([["web"], ["db"]], ""),
+        ([["web"], ["db", "web"]], ""),
+        ([["db", "web"]], ""),
+        ([["web"], []], ""),
+        ([[]], ""),
+        ([[EVIL]], ""),
+    ],
+)
+def test_the_namespace(
+    tmp_path: Path, gitlab: Running, between: Door, namespaces: list[list[str]], default: str
+) -> None:
+    """Kubectl takes a grant's namespace where it has one alone; a detail without any is for the whole cluster."""
+    details = [{"type": "kubernetes", "namespaces": each, "verbs": ["get"]} for each in namespaces]
+    between.answers = [Answer(200, json.dumps(_good(authorization_details=details), separators=(",", ":")))]
+    ran = _job(tmp_path, gitlab, by=between).run("kubectl config view --minify -o jsonpath='<{..context.namespace}>'")
+    assert f"<{default}>" in ran.stdout
+
+
+def test_a_ca_that_cannot_be_read(tmp_path: Path, gitlab: Running, between: Door) -> None:
+    """The job ends, rather than ask public roots who the cluster is; the token is given back."""
+    between.answers = [Answer(200, _good(cluster={"certificate_authority": "# Issuer: x\n" + CLUSTER.pem.decode()}))]
+    job = _job(tmp_path, gitlab, by=between)
+    ran = job.run("echo the script")
+    assert ran.returncode != 0
+    assert "CA in the answer cannot be read" in ran.stdout
+    assert "granted" not in ran.stdout
+    assert not job.kubeconfig.exists()
+    assert job.after().stdout == "exchanged: the token is given back\n"
+    assert between.asked[-1] == ("/revoke", {"token": "a.b.c"})
 
 
 @pytest.mark.parametrize(
