@@ -3,12 +3,14 @@
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.lab.worlds import POD_AUDIENCE, POD_READER, World, world
 from tests.policies import reading
+from tests.sidecar import Sidecar, eventually
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
 
@@ -91,3 +93,41 @@ def test_tokens_for_others_are_refused(made: World) -> None:
     name = f"pods-read-{reply['grant_id']}"
     own = made.cluster.service_account_token("exchanged-grants", name, POD_AUDIENCE)
     assert "TOKEN_OWN" in _try(made, own).stderr
+
+
+def test_a_pods_sidecar(made: World, tmp_path: Path) -> None:
+    """By the projected token: a revoked grant is replaced, the last one is given back, and nothing is left."""
+    sidecar = Sidecar(tmp_path, made.daemon, ("--cluster", "prod", "--scope", "pods-read/pods", "--check", "1s"))
+    token = made.cluster.service_account_token("web", "web", POD_AUDIENCE, pod=_pod(made, "keeps"))
+    sidecar.subject_token.write_text(token)
+    with sidecar.running("--give-back"):
+        grants = [sidecar.until("granted")["grant"]]
+        first = sidecar.token()
+        assert made.cluster.request("GET", PODS, token=first)[0] == 200
+        assert (sidecar.files / "namespace").read_text() == "web"
+        made.daemon.run("grants", "revoke", grants[0])
+        grants.append(sidecar.until("granted", times=2)["grant"])
+        second = eventually(lambda: (token := sidecar.token()) != first and token)
+        assert made.cluster.request("GET", PODS, token=second)[0] == 200
+        assert sidecar.stop() == 0
+    eventually(lambda: made.cluster.request("GET", PODS, token=second)[0] == 401)
+    left = made.cluster.kubectl("get", "serviceaccounts", "-n", "exchanged-grants", "-o", "name").stdout
+    assert [grant for grant in grants if grant in left] == []
+
+
+def test_a_sidecar_whose_pod_is_gone(made: World, tmp_path: Path) -> None:
+    """It is refused, though its projected token is still valid, and the files are gone."""
+    sidecar = Sidecar(tmp_path, made.daemon, ("--cluster", "prod", "--scope", "pods-read/pods", "--check", "1s"))
+    token = made.cluster.service_account_token("web", "web", POD_AUDIENCE, pod=_pod(made, "leaves"))
+    sidecar.subject_token.write_text(token)
+
+    def refused() -> list[dict[str, Any]]:
+        """The API server itself remembers a good token for ten seconds; until then there is another grant each time."""
+        made.daemon.run("grants", "revoke", sidecar.events("granted")[-1]["grant"], check=False)
+        return sidecar.events("refused; removed")
+
+    with sidecar.running():
+        sidecar.until("granted")
+        made.cluster.kubectl("delete", "pod", "leaves", "-n", "web", "--force", "--grace-period=0")
+        assert eventually(refused)[0]["reason"] == "TOKEN_NOT_LIVE"
+        assert sidecar.token() is None
