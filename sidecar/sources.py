@@ -60,8 +60,8 @@ class SourceSettings:
     certificate: bool = False
 
 
-def source(settings: SourceSettings, server: str) -> Source:
-    """The source, for a daemon at `server` (host:port)."""
+def source(settings: SourceSettings, server: str, seconds: float = SECONDS) -> Source:
+    """The source, for a daemon at `server` (host:port); what a thread waits for takes so many seconds at most."""
     audience = settings.audience or f"https://{server.removesuffix(':443')}"
     match settings.kind:
         case "file":
@@ -71,11 +71,13 @@ def source(settings: SourceSettings, server: str) -> Source:
         case "gitlab":
             return GitlabSource()
         case "github":
-            return GithubSource(audience)
+            return GithubSource(audience, seconds)
         case "jwt-svid":
-            return SvidSource(audience=audience, spiffe_id=settings.spiffe_id, certificate=settings.certificate)
+            return SvidSource(
+                audience=audience, spiffe_id=settings.spiffe_id, certificate=settings.certificate, seconds=seconds
+            )
         case "x509-svid":
-            return SvidSource(audience="", spiffe_id=settings.spiffe_id, certificate=True)
+            return SvidSource(audience="", spiffe_id=settings.spiffe_id, certificate=True, seconds=seconds)
     raise ValueError(f"no source is called {settings.kind!r}; there are {', '.join(KINDS)}")
 
 
@@ -110,13 +112,14 @@ class GithubSource:
     """The runner of a GitHub Actions job."""
 
     audience: str
+    seconds: float = SECONDS
 
     async def subject(self) -> Subject:
         """A token of the job, for our audience."""
         from sidecar.github import id_token  # noqa: PLC0415 - in CI alone
 
         try:
-            raw = await asyncio.to_thread(id_token, self.audience, SECONDS)
+            raw = await asyncio.to_thread(id_token, self.audience, self.seconds)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SourceFailed(f"GitHub gives no token: {error}") from error
         return Subject(token=_token(raw.encode(), "GitHub's answer"))
@@ -162,12 +165,15 @@ class SvidSource:
     audience: str
     spiffe_id: str
     certificate: bool
+    seconds: float = SECONDS
 
     async def subject(self) -> Subject:
         """The SVIDs as they are now."""
         from sidecar.svid import subject  # noqa: PLC0415 - its library is large
 
-        return await asyncio.to_thread(subject, self.audience, self.spiffe_id, certificate=self.certificate)
+        return await asyncio.to_thread(
+            subject, self.audience, self.spiffe_id, certificate=self.certificate, seconds=self.seconds
+        )
 
 
 async def _all(stream: asyncio.StreamReader | None) -> bytes:

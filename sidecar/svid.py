@@ -9,12 +9,14 @@ from spiffe.errors import PySpiffeError
 from sidecar.model import Subject
 from sidecar.sources import SOCKET_VARIABLE, SourceFailed
 
-SECONDS = 10
+SECONDS = 10.0
 """For one answer."""
 
 
-def subject(audience: str, spiffe_id: str, *, certificate: bool) -> Subject:
+def subject(audience: str, spiffe_id: str, *, certificate: bool, seconds: float = SECONDS) -> Subject:
     """A JWT-SVID if there is an audience, an X.509-SVID if a certificate is wanted; of this ID, or the first.
+
+    An answer takes so many seconds at most, and never more than SECONDS.
 
     Raises:
         SourceFailed: with what to do about it.
@@ -22,20 +24,19 @@ def subject(audience: str, spiffe_id: str, *, certificate: bool) -> Subject:
     if not os.environ.get(SOCKET_VARIABLE):
         raise SourceFailed(f"{SOCKET_VARIABLE} is not set: where is the Workload API? With SPIRE, its agent's socket")
     try:
-        with WorkloadApiClient(default_timeout=SECONDS) as client:
+        within = min(seconds, SECONDS)
+        with WorkloadApiClient(default_timeout=within) as client:
             wanted = SpiffeId(spiffe_id) if spiffe_id else None
-            token = (
-                client.fetch_jwt_svid(audience={audience}, subject=wanted, timeout=SECONDS).token if audience else ""
-            )
-            return _with_certificate(client, token, wanted) if certificate else Subject(token=token)
+            token = client.fetch_jwt_svid(audience={audience}, subject=wanted, timeout=within).token if audience else ""
+            return _with_certificate(client, token, wanted, within) if certificate else Subject(token=token)
     except PySpiffeError as error:
         entry = f"an entry of {spiffe_id}" if spiffe_id else "a registration entry"
         hint = f"; is there {entry} for this process?" if "PERMISSION_DENIED" in str(error) else ""
         raise SourceFailed(f"the Workload API at {os.environ[SOCKET_VARIABLE]}: {error}{hint}") from error
 
 
-def _with_certificate(client: WorkloadApiClient, token: str, wanted: SpiffeId | None) -> Subject:
-    context = client.fetch_x509_context(timeout=SECONDS)
+def _with_certificate(client: WorkloadApiClient, token: str, wanted: SpiffeId | None, within: float) -> Subject:
+    context = client.fetch_x509_context(timeout=within)
     found = [svid for svid in context.x509_svids if wanted in {None, svid.spiffe_id}]
     if not found:
         ids = ", ".join(str(svid.spiffe_id) for svid in context.x509_svids)
