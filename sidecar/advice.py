@@ -14,6 +14,9 @@ _YOURSELF = {
     "CLUSTER_UNKNOWN": "there is no such cluster",
     "INTENT_REQUIRED": "the policy wants an intent",
     "LIFETIME_EXCEEDS_POLICY": "ask for a shorter lifetime",
+    "POLICY_CHANGED": "the policy changed at this very moment; try again",
+    "TOO_MANY_LIVE_GRANTS": "give tokens back that are not needed, or wait until some have ended",
+    "JOB_EXHAUSTED": "this job had as many grants as it may",
 }
 _OPERATOR = frozenset({"TOKEN_ISSUER_UNKNOWN", "TOKEN_LIFETIME", "SUBJECT_REVOKED", "CERTIFICATE_INVALID", "INTERNAL"})
 _OWNER = frozenset({"NO_POLICY", "ACTOR_NOT_ALLOWED", "CONDITION_FALSE", "CLUSTER_NOT_GRANTED", "NAMESPACE_CLOSED"}) | {

@@ -5,19 +5,24 @@ import contextlib
 import os
 import sys
 import time
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from sidecar.advice import advice
+from sidecar.advice import advice, cause
 from sidecar.cache import Cache, Entry
 from sidecar.execplugin import answer, asker, doubtful
 from sidecar.execplugin_options import Options, options
 from sidecar.model import Credential, ExchangeFailed, Fault, Refused, Subject
-from sidecar.sources import Source, SourceFailed, source
+from sidecar.sources import SECONDS, SourceFailed, source
+
+if TYPE_CHECKING:
+    from sidecar.exchange import Daemon
 
 PATIENCE = 25.0
 """Seconds for another run's exchange; then this one asks too."""
 SECONDS_WITH_TOKEN = 5.0
-"""For the daemon, where there is a token that lives."""
+"""For the source, and for the daemon, where there is a token that lives."""
 PAUSE = 10.0
 """Seconds before the daemon is asked again after it was out of reach; meanwhile the token at hand is good."""
 _REFUSED, _UNAVAILABLE = 1, 3
@@ -61,23 +66,34 @@ class _Asking:
                 self._cache.remove()
             _say(f"{refused.message}\n  {advice(refused.reason)}" if refused.reason else refused.message)
             return _REFUSED
-        except (Fault, SourceFailed, TimeoutError) as fault:
-            what = self._wrong(fault)
+        except (Fault, SourceFailed) as fault:
+            entry = self._borne(fault, entry)
             if entry is None:
-                _say(f"{what}\n  Nothing was granted, and no token is at hand. Try again.")
                 return _UNAVAILABLE
-            _say(f"{what}; the token at hand lives for {entry.rest(now):.0f} s more")
-            entry.checked_at = now
-            entry.again_at = now + max(PAUSE, getattr(fault, "retry_after", None) or 0.0)
-            self._keep(entry)
         answer(entry, time.time())
         return 0
 
-    def _wrong(self, fault: Exception) -> str:
-        if isinstance(fault, TimeoutError):
-            return f"{self._told.server} does not answer"
-        nobody = isinstance(fault, Fault) and not fault.reason
-        return f"{self._told.server} cannot be asked: {fault}" if nobody else str(fault)
+    def _borne(self, fault: Fault | SourceFailed, entry: Entry | None) -> Entry | None:
+        """The token at hand, if it lives now; nobody is asked for a while. Says what is wrong and what to do."""
+        failed = time.time()
+        what, to_do = self._wrong(fault)
+        if entry is None or entry.rest(failed) <= 0:
+            _say(f"{what}\n  Nothing was granted, and no token is at hand{to_do and '; '}{to_do}")
+            return None
+        _say(f"the token at hand lives for {entry.rest(failed):.0f} s more; {what}{to_do and '; '}{to_do}")
+        entry.checked_at = failed
+        entry.again_at = failed + max(PAUSE, getattr(fault, "retry_after", None) or 0.0)
+        self._keep(entry)
+        return entry
+
+    def _wrong(self, fault: Fault | SourceFailed) -> tuple[str, str]:
+        """What went wrong, and what to do if that does not say it."""
+        if isinstance(fault, SourceFailed):
+            return str(fault), ""
+        if fault.reason:
+            return fault.message, advice(fault.reason)
+        known = cause(fault.message)
+        return f"{self._told.server} cannot be asked: {known or fault.message}", "" if known else "try again"
 
     def _living(self, now: float) -> Entry | None:
         entry = self._cache.read() if self._cache else None
@@ -117,9 +133,7 @@ class _Asking:
 
         daemon = Daemon(self._told.server, self._told.roots)
         try:
-            async with asyncio.timeout(within):
-                subject = await self._source.subject()
-                credential = await daemon.exchange(self._told.ask, subject)
+            credential, subject = await self._granted(daemon, within)
             if self._api_server and not _same(self._api_server, credential.server):
                 with contextlib.suppress(ExchangeFailed):
                     await daemon.give_back(credential.token, subject)
@@ -133,20 +147,47 @@ class _Asking:
         finally:
             await daemon.close()
 
+    async def _granted(self, daemon: "Daemon", within: float | None) -> tuple[Credential, Subject]:
+        """A grant, and the proof that it is for; asked for once more where the policy changed meanwhile."""
+        changed = None
+        for _ in range(2):
+            subject = await self._subject(within)
+            try:
+                async with self._patience(within):
+                    return await daemon.exchange(self._told.ask, subject), subject
+            except Refused as refused:
+                if refused.reason != "POLICY_CHANGED":
+                    raise
+                changed = refused
+        raise Fault("POLICY_CHANGED", str(changed)) from changed
+
     async def _lives(self, token: str) -> bool:
         from sidecar.exchange import Daemon  # noqa: PLC0415 - as above
 
         daemon = Daemon(self._told.server, self._told.roots)
         try:
-            async with asyncio.timeout(SECONDS_WITH_TOKEN):
-                subject = await self._source.subject() if self._told.certified else Subject()
+            subject = await self._subject(SECONDS_WITH_TOKEN) if self._told.certified else Subject()
+            async with self._patience(SECONDS_WITH_TOKEN):
                 return await daemon.lives(token, subject)
         finally:
             await daemon.close()
 
-    @property
-    def _source(self) -> Source:
-        return source(self._told.source, self._told.server)
+    async def _subject(self, within: float | None) -> Subject:
+        """The proof. What waits in a thread has to end by itself: the end of the loop waits for it."""
+        kind = self._told.source.kind
+        try:
+            async with asyncio.timeout(within):
+                return await source(self._told.source, self._told.server, within or SECONDS).subject()
+        except TimeoutError as error:
+            raise SourceFailed(f"source {kind} has no proof within {within:g} s; does what it asks hang?") from error
+
+    @contextlib.asynccontextmanager
+    async def _patience(self, within: float | None) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(within):
+                yield
+        except TimeoutError as error:
+            raise Fault("", f"no answer within {within:g} s") from error
 
 
 def _same(one: str, other: str) -> bool:

@@ -96,6 +96,7 @@ def test_an_outage_is_borne_while_the_token_lives(plugin: Plugin) -> None:
         done = plugin.run()
         assert json.loads(done.stdout)["status"]["token"] == first
         assert "the token at hand lives for" in done.stderr
+        assert "nothing listens there" in done.stderr
         assert plugin.run().stderr == ""  # the next one does not try again at once
         plugin.entry.unlink()
         done = plugin.run()
