@@ -12,6 +12,7 @@ import typer
 from exchanged.cli import token as exchange
 from exchanged.cli.output import Exit, fail, show_json
 from exchanged.cli.source import Source, SourceError, default_audience, subject_token
+from exchanged.keys.files import write_private
 
 if TYPE_CHECKING:
     from exchanged.cli.svid import X509
@@ -73,7 +74,10 @@ def kubeconfig(
         Path | None, typer.Option(help="Who vouches for that API server (PEM); public roots without.")
     ] = None,
     command: Annotated[str, typer.Option(help="The plugin, by its name on the PATH or its path.")] = "sidecar",
-    output_file: Annotated[Path | None, typer.Option(help="Write it there instead of to standard output.")] = None,
+    output_file: Annotated[
+        Path | None, typer.Option(help="Write it there, readable by you alone, instead of to standard output.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what is in --output-file; it is not merged.")] = False,
     output: Annotated[str, typer.Option("--output", "-o", help="yaml or json.")] = "yaml",
 ) -> None:
     """Write a kubeconfig whose user is the credential plugin `sidecar exec-credential`. It holds no secret.
@@ -89,6 +93,8 @@ def kubeconfig(
 
     if output not in {"yaml", "json"}:
         fail("--output is yaml or json", Exit.USAGE)
+    if output_file is not None:
+        _check_file(output_file, force=force)
     if source is Source.STDIN:
         fail("a plugin has no standard input; name another --source", Exit.USAGE)
     if api_server and not cluster:
@@ -195,9 +201,23 @@ def _show(config: dict[str, Any], output: str, file: Path | None) -> None:
         print(text, end="")
         return
     try:
-        file.write_text(text, encoding="utf-8")
+        write_private(file.resolve(), text.encode())
     except OSError as error:
         fail(f"--output-file {file} cannot be written: {error.strerror}", Exit.USAGE)
+
+
+def _check_file(file: Path, *, force: bool) -> None:
+    """Ends the command before anything is asked, where a kubeconfig of somebody's would be lost."""
+    if not file.parent.is_dir():
+        fail(f"--output-file {file} cannot be written: there is no folder {file.parent}", Exit.USAGE)
+    if file.exists() and not file.is_file():
+        fail(f"--output-file {file} is not a file", Exit.USAGE)
+    if file.exists() and not force:
+        fail(
+            f"--output-file {file} is there already. Write another and merge them, as in "
+            f"`KUBECONFIG={file}:OTHER kubectl config view --flatten`; or replace it with --force",
+            Exit.USAGE,
+        )
 
 
 def _absolute(path: Path | None) -> str:

@@ -120,6 +120,24 @@ def test_it_is_written_to_a_file(tmp_path: Path, output: str) -> None:
     assert (done.code, done.out) == (0, "")
     assert yaml.safe_load(file.read_text())["kind"] == "Config"
     assert (output == "json") == file.read_text().startswith("{")
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_there_is_not_lost(tmp_path: Path) -> None:
+    """A kubeconfig of all clusters of a person stays as it is, unless they say that it may go; a link to it stays."""
+    file, link = tmp_path / "config", tmp_path / "link"
+    file.write_text("precious: yes")
+    link.symlink_to(file)
+    for name in (file, link):
+        done = run("kubeconfig", *NOTHING_ASKED, "--output-file", name)
+        assert (done.code, done.out, file.read_text()) == (2, "", "precious: yes")
+        assert f"KUBECONFIG={name}:OTHER kubectl config view --flatten" in done.wrong
+        assert "--force" in done.wrong
+    done = run("kubeconfig", *NOTHING_ASKED, "--output-file", link, "--force")
+    assert (done.code, done.out, link.is_symlink()) == (0, "", True)
+    assert yaml.safe_load(file.read_text())["kind"] == "Config"
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(tmp_path.iterdir()) == [file, link]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +149,8 @@ def test_it_is_written_to_a_file(tmp_path: Path, output: str) -> None:
         ((*NOTHING_ASKED, "--lifetime", "soon"), "--lifetime is a number"),
         ((*NOTHING_ASKED, "--authorization-details", "[{}]"), '"type": "kubernetes"'),
         ((*NOTHING_ASKED, "--certificate-authority", "/nowhere"), "--certificate-authority /nowhere cannot be read"),
-        ((*NOTHING_ASKED, "--output-file", "/nowhere/kubeconfig"), "cannot be written"),
+        ((*NOTHING_ASKED, "--output-file", "/nowhere/kubeconfig"), "there is no folder /nowhere"),
+        ((*NOTHING_ASKED, "--output-file", "/dev/null", "--force"), "/dev/null is not a file"),
         (("--subject-token-file", "/nowhere"), "cannot be read"),
     ],
 )
