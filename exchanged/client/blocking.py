@@ -166,7 +166,7 @@ class Credential:
         Raises:
             Refused: the daemon says no; what was there before is not used any more.
             Unavailable: there is none, and nobody said no.
-            OSError: there is none, and the subject token or a file cannot be read.
+            OSError: there is none, and a file cannot be read; or whatever else the source of a proof raises.
         """
         now = self._clock()
         live = self._held.live(now)
@@ -204,12 +204,12 @@ class Credential:
                 raise held.failure.with_traceback(None)
         try:
             grant = self._fetch(None if live is None else schedule.SHARE_OF_REST * held.rest(now))
-        except (ExchangeFailed, OSError) as error:
+        except Exception as error:  # where a proof comes from is foreign code
             held.fail(error, self._clock())
             if live is None or isinstance(error, Refused):
                 raise
             log.warning(
-                "a cluster token could not be renewed yet", extra={"grant": live.grant_id, "detail": str(error)}
+                "a cluster token could not be renewed yet", extra={"grant": live.grant_id, "detail": repr(error)}
             )
             return live
         held.replace(grant, self._clock())

@@ -68,7 +68,7 @@ def test_a_token_is_fetched_once_and_again_early(made: tuple[Clock, Source, Show
     assert source.within[1] == pytest.approx(4.5)
 
 
-@pytest.mark.parametrize("error", [Unavailable("away"), FileNotFoundError("no token yet")])
+@pytest.mark.parametrize("error", [Unavailable("away"), FileNotFoundError("no token yet"), KeyError("token")])
 def test_a_fault_is_borne_while_the_token_lives(made: tuple[Clock, Source, Shown], error: Exception) -> None:
     """Nobody notices, until it has ended; then they are told, and it is not tried by everybody in turn."""
     clock, source, shown = made
