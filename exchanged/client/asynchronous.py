@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import grpc
 
 from exchanged.client import calls, kubernetes, schedule
-from exchanged.client.errors import ExchangeFailed, Refused
 from exchanged.client.model import Ask, Certificate, Grant, Introspection
 from exchanged.v1 import exchange_pb2 as pb
 from exchanged.v1 import exchange_pb2_grpc
@@ -51,7 +50,7 @@ class AsyncExchange:
         self._server, self._ca, self._certificate = server, ca, certificate
         self._timeout, self._patience = timeout, patience
         self._opened: tuple[bytes | None, Certificate | None, grpc.aio.Channel] | None = None
-        self._closed = False
+        self._closed = asyncio.Event()
         self._credentials: list[AsyncCredential] = []
 
     async def token(self, subject_token: Token = "", actor_token: Token = "", **ask: Unpack[Ask]) -> Grant:
@@ -94,13 +93,17 @@ class AsyncExchange:
         return made
 
     async def close(self) -> None:
-        """Gives back what credentials hold, as far as the daemon can be reached, and lets go of the connection."""
+        """Gives back what credentials hold, as far as the daemon can be reached, and lets go of the connection.
+
+        Calls that are under way end with RuntimeError; a renewal is waited for, to be given back too.
+        """
+        self._closed.set()
         for each in self._credentials:
-            if held := each.forget():
-                with suppress(ExchangeFailed, OSError):
-                    await self._call("Revoke", _always(pb.RevokeRequest(token=held.token)), calls.CLOSING_SECONDS, 0)
+            if held := await each.forget():
+                with suppress(Exception):  # where a certificate comes from is foreign code
+                    request = pb.RevokeRequest(token=held.token)
+                    await self._stub(closing=True).Revoke(request, timeout=calls.CLOSING_SECONDS)
         self._credentials.clear()
-        self._closed = True
         if self._opened is not None:
             await self._opened[2].close()
             self._opened = None
@@ -132,21 +135,32 @@ class AsyncExchange:
         patience: float,
     ) -> Any:
         until, attempt = time.monotonic() + patience, 0
-        while True:
+        while not self._closed.is_set():
             attempt += 1
             try:
-                return await getattr(self._stub(), method)(await request(), timeout=timeout)
+                message = await request()
+                return await getattr(self._stub(), method)(message, timeout=timeout)
             except grpc.RpcError as error:
                 failure = calls.failed(error)
                 pause = schedule.pause(attempt, failure.retry_after)
-                if not calls.may_pass(error, failure) or time.monotonic() + pause > until:
+                hopeless = not calls.may_pass(error, failure) or time.monotonic() + pause > until
+                if hopeless and not self._closed.is_set():
                     raise failure from error
-            await asyncio.sleep(pause)
+            except asyncio.CancelledError:
+                # So gRPC calls a connection that is closed under a call; unless somebody did cancel this task.
+                task = asyncio.current_task()
+                if not self._closed.is_set() or task is None or task.cancelling():
+                    raise
+                break
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._closed.wait()
+        raise RuntimeError(calls.CLOSED)
 
-    def _stub(self) -> Any:
+    def _stub(self, *, closing: bool = False) -> Any:
         """The connection; a new one where what it was opened with is not what would open it now."""
-        if self._closed:
-            raise RuntimeError("this client is closed")
+        if self._closed.is_set() and not closing:
+            raise RuntimeError(calls.CLOSED)
         roots = Path(self._ca).read_bytes() if self._ca is not None else None
         certificate = self._certificate() if self._certificate is not None else None
         if self._opened is None or self._opened[:2] != (roots, certificate):
@@ -164,7 +178,8 @@ class AsyncCredential:
     ) -> None:
         self._fetch, self._clock = fetch, clock
         self._held = schedule.Held()
-        self._lock = asyncio.Lock()
+        self._renewing: asyncio.Task[Grant] | None = None
+        self._closed = False
 
     async def grant(self) -> Grant:
         """A grant that may be used now.
@@ -173,29 +188,52 @@ class AsyncCredential:
             Refused: the daemon says no; what was there before is not used any more.
             Unavailable: there is none, and nobody said no.
             OSError: there is none, and a file cannot be read; or whatever else the source of a proof raises.
+            RuntimeError: the client is closed.
         """
-        now = self._clock()
-        live = self._held.live(now)
-        # Who has a good one does not wait for the one who fetches.
-        if live is not None and (self._lock.locked() or not self._held.is_due(now)):
-            return live
-        async with self._lock:
-            return await self._renewed()
+        if self._closed:
+            raise RuntimeError(calls.CLOSED)
+        held, now = self._held, self._clock()
+        live = held.live(now)
+        if live is None:
+            # Who waits may be cancelled; what is under way goes on, for the others and the next.
+            renewing = self._renew_aside()
+            await asyncio.wait([renewing])
+            if self._closed:
+                raise RuntimeError(calls.CLOSED)
+            return renewing.result()
+        # Who has a good one does not wait for another.
+        if held.is_due(now):
+            self._renew_aside()
+        return live
 
     async def kubernetes(self) -> "aio.client.Configuration":
         """A configuration for `kubernetes.aio`: host and CA as granted, the token renewed by itself.
 
         Raises:
-            Refused, Unavailable, OSError: as `grant`.
+            Refused, Unavailable, OSError, RuntimeError: as `grant`.
         """
         return kubernetes.aio_configuration(await self.grant(), self.grant)
 
-    def forget(self) -> Grant | None:
-        """What is held, if it may be used still; it is not held any more."""
+    async def forget(self) -> Grant | None:
+        """Ends it: what is under way is waited for, and what is held, if it may be used still, is to be given back."""
+        self._closed = True
+        if self._renewing is not None:
+            await asyncio.wait([self._renewing], timeout=calls.CLOSING_SECONDS)
+            self._renewing.cancel()
         held, self._held = self._held, schedule.Held()
         return held.live(self._clock())
 
+    def _renew_aside(self) -> "asyncio.Task[Grant]":
+        """In a task; the one that is under way, if there is one."""
+        if self._renewing is None or self._renewing.done():
+            self._renewing = asyncio.create_task(self._renewed(), name="exchanged-renewal")
+            # What went wrong is held, and told to who asks when nothing lives any more.
+            self._renewing.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._renewing
+
     async def _renewed(self) -> Grant:
+        if self._closed:
+            raise RuntimeError(calls.CLOSED)
         held, now = self._held, self._clock()
         live = held.live(now)
         if not held.is_due(now):
@@ -207,13 +245,16 @@ class AsyncCredential:
             grant = await self._fetch(None if live is None else schedule.SHARE_OF_REST * held.rest(now))
         except Exception as error:  # where a proof comes from is foreign code
             held.fail(error, self._clock())
-            if live is None or isinstance(error, Refused):
+            live = held.live(self._clock())
+            if live is None or self._closed:
                 raise
             log.warning(
                 "a cluster token could not be renewed yet", extra={"grant": live.grant_id, "detail": repr(error)}
             )
             return live
         held.replace(grant, self._clock())
+        if self._closed:  # meanwhile: it is given back
+            raise RuntimeError(calls.CLOSED)
         return grant
 
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Self, Unpack
 import grpc
 
 from exchanged.client import calls, kubernetes, schedule
-from exchanged.client.errors import ExchangeFailed, Refused
 from exchanged.client.model import Ask, Certificate, Grant, Introspection
 from exchanged.v1 import exchange_pb2 as pb
 from exchanged.v1 import exchange_pb2_grpc
@@ -96,13 +95,17 @@ class Exchange:
         return made
 
     def close(self) -> None:
-        """Gives back what credentials hold, as far as the daemon can be reached, and lets go of the connection."""
+        """Gives back what credentials hold, as far as the daemon can be reached, and lets go of the connection.
+
+        Calls that are under way end with RuntimeError; a renewal is waited for, to be given back too.
+        """
+        self._closed.set()
         for each in self._credentials:
             if held := each.forget():
-                with suppress(ExchangeFailed, OSError):
-                    self._call("Revoke", partial(pb.RevokeRequest, token=held.token), calls.CLOSING_SECONDS, 0)
+                with suppress(Exception):  # where a certificate comes from is foreign code
+                    request = pb.RevokeRequest(token=held.token)
+                    self._stub(closing=True).Revoke(request, timeout=calls.CLOSING_SECONDS)
         self._credentials.clear()
-        self._closed.set()
         with self._lock:
             if self._opened is not None:
                 self._opened[2].close()
@@ -127,24 +130,32 @@ class Exchange:
 
     def _call(self, method: str, request: Callable[[], Any], timeout: float, patience: float) -> Any:
         until, attempt = time.monotonic() + patience, 0
-        while True:
+        while not self._closed.is_set():
             attempt += 1
             try:
-                return getattr(self._stub(), method)(request(), timeout=timeout)
+                message = request()
+                return getattr(self._stub(), method)(message, timeout=timeout)
             except grpc.RpcError as error:
                 failure = calls.failed(error)
                 pause = schedule.pause(attempt, failure.retry_after)
-                if not calls.may_pass(error, failure) or time.monotonic() + pause > until:
+                hopeless = not calls.may_pass(error, failure) or time.monotonic() + pause > until
+                if hopeless and not self._closed.is_set():
                     raise failure from error
+            except ValueError:
+                # So gRPC calls a connection that was closed between the lines above.
+                if not self._closed.is_set():
+                    raise
+                break
             self._closed.wait(pause)
+        raise RuntimeError(calls.CLOSED)
 
-    def _stub(self) -> Any:
+    def _stub(self, *, closing: bool = False) -> Any:
         """The connection; a new one where what it was opened with is not what would open it now."""
         roots = Path(self._ca).read_bytes() if self._ca is not None else None
         certificate = self._certificate() if self._certificate is not None else None
         with self._lock:
-            if self._closed.is_set():
-                raise RuntimeError("this client is closed")
+            if self._closed.is_set() and not closing:
+                raise RuntimeError(calls.CLOSED)
             if self._opened is None or self._opened[:2] != (roots, certificate):
                 # The old one is let go of and not closed: other threads' calls are still on it.
                 made = grpc.secure_channel(self._server, calls.credentials(roots, certificate), options=calls.OPTIONS)
@@ -159,6 +170,7 @@ class Credential:
         self._fetch, self._clock = fetch, clock
         self._held = schedule.Held()
         self._lock = threading.Lock()
+        self._closed = False
 
     def grant(self) -> Grant:
         """A grant that may be used now.
@@ -167,34 +179,56 @@ class Credential:
             Refused: the daemon says no; what was there before is not used any more.
             Unavailable: there is none, and nobody said no.
             OSError: there is none, and a file cannot be read; or whatever else the source of a proof raises.
+            RuntimeError: the client is closed.
         """
-        now = self._clock()
-        live = self._held.live(now)
-        if live is not None and not self._held.is_due(now):
-            return live
-        # Who has a good one does not wait for the one who fetches.
-        if not self._lock.acquire(blocking=live is None):
-            assert live is not None  # noqa: S101 - or it had waited
-            return live
-        try:
-            return self._renewed()
-        finally:
-            self._lock.release()
+        if self._closed:
+            raise RuntimeError(calls.CLOSED)
+        held, now = self._held, self._clock()
+        live = held.live(now)
+        if live is None:
+            with self._lock:
+                return self._renewed()
+        # Who has a good one does not wait for another.
+        if held.is_due(now) and self._lock.acquire(blocking=False):
+            self._renew_aside()
+        return live
 
     def kubernetes(self) -> "client.Configuration":
         """A configuration for the `kubernetes` package: host and CA as granted, the token renewed by itself.
 
         Raises:
-            Refused, Unavailable, OSError: as `grant`.
+            Refused, Unavailable, OSError, RuntimeError: as `grant`.
         """
         return kubernetes.configuration(self.grant(), self.grant)
 
     def forget(self) -> Grant | None:
-        """What is held, if it may be used still; it is not held any more."""
+        """Ends it: what is under way is waited for, and what is held, if it may be used still, is to be given back."""
+        self._closed = True
+        over = self._lock.acquire(timeout=calls.CLOSING_SECONDS)
         held, self._held = self._held, schedule.Held()
+        if over:
+            self._lock.release()
         return held.live(self._clock())
 
+    def _renew_aside(self) -> None:
+        """In a thread, which lets go of the lock. No exit of the program waits for it."""
+
+        def renew() -> None:
+            try:
+                # What went wrong is held, and told to who asks when nothing lives any more.
+                with suppress(Exception):
+                    self._renewed()
+            finally:
+                self._lock.release()
+
+        try:
+            threading.Thread(target=renew, name="exchanged-renewal", daemon=True).start()
+        except RuntimeError:  # there are no more threads, as when the program ends
+            self._lock.release()
+
     def _renewed(self) -> Grant:
+        if self._closed:
+            raise RuntimeError(calls.CLOSED)
         held, now = self._held, self._clock()
         live = held.live(now)
         if not held.is_due(now):
@@ -206,13 +240,16 @@ class Credential:
             grant = self._fetch(None if live is None else schedule.SHARE_OF_REST * held.rest(now))
         except Exception as error:  # where a proof comes from is foreign code
             held.fail(error, self._clock())
-            if live is None or isinstance(error, Refused):
+            live = held.live(self._clock())
+            if live is None or self._closed:
                 raise
             log.warning(
                 "a cluster token could not be renewed yet", extra={"grant": live.grant_id, "detail": repr(error)}
             )
             return live
         held.replace(grant, self._clock())
+        if self._closed:  # meanwhile: it is given back
+            raise RuntimeError(calls.CLOSED)
         return grant
 
 

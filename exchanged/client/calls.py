@@ -17,7 +17,8 @@ SECONDS = 20.0
 PATIENCE = 10.0
 """Seconds in which it is tried again."""
 CLOSING_SECONDS = 5.0
-"""For giving a token back at the end; it ends by itself too."""
+"""For a renewal that is under way at the end, and for giving a token back; it ends by itself too."""
+CLOSED = "this client is closed"
 OPTIONS = (
     # Out of the box gRPC waits for up to two minutes before it connects to a daemon that was away.
     ("grpc.max_reconnect_backoff_ms", 5_000),

@@ -1,12 +1,15 @@
 import asyncio
+import subprocess
+import sys
 import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
-from exchanged.client import AsyncCredential, Credential, Grant, Refused, Unavailable
+from exchanged.client import AsyncCredential, Credential, Grant, Refused, Unavailable, calls
+from tests.unit.client.kinds import Kind
 from tests.unit.client.test_schedule import GRANT
 
 
@@ -35,133 +38,253 @@ class Source:
             raise self.error
         return replace(GRANT, token=f"token {len(self.within)}", expires_in=100.0)
 
-    async def awaited(self, within: float | None) -> Grant:
-        """The same for coroutines."""
-        await asyncio.sleep(0)
-        return self(within)
+
+class Slow(Source):
+    """Gives one when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.answer = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self, within: float | None) -> Grant:
+        """The next grant, in the end."""
+        self.asked.release()
+        assert self.answer.acquire(timeout=10)
+        return super().__call__(within)
 
 
-Shown = Callable[[], str]
+class Made:
+    """A credential of either kind, its clock and its source."""
+
+    def __init__(self, kind: Kind, source: Source) -> None:
+        self.clock, self.source, self.kind = Clock(), source, kind
+        self.credential = kind.credential(source, self.clock)
+
+    def shown(self) -> str:
+        """The token that it shows to somebody who asks."""
+        return str(self.kind.begin(self.credential.grant).result(10).token)
+
+    def forgotten(self) -> "Future[Any]":
+        """What is to be given back in the end."""
+        return self.kind.begin(self.credential.forget)
+
+    def settle(self) -> None:
+        """Returns when no renewal is under way."""
+        self.kind.settle(self.credential)
 
 
-@pytest.fixture(params=["threads", "coroutines"])
-def made(request: pytest.FixtureRequest) -> tuple[Clock, Source, Shown]:
-    """A credential of either kind: its clock, its source, and the token that it shows."""
-    clock, source = Clock(), Source()
-    if request.param == "threads":
-        credential = Credential(source, clock)
-        return clock, source, lambda: credential.grant().token
-    awaited = AsyncCredential(source.awaited, clock)
-    return clock, source, lambda: asyncio.run(awaited.grant()).token
+@pytest.fixture
+def made(kind: Kind) -> Made:
+    """One whose source answers at once."""
+    return Made(kind, Source())
 
 
-def test_a_token_is_fetched_once_and_again_early(made: tuple[Clock, Source, Shown]) -> None:
-    """The first half of its life it is the same; after four fifths it is another."""
-    clock, source, shown = made
-    assert {shown(), shown()} == {"token 1"}
-    clock.now += 49
-    assert shown() == "token 1"
-    clock.now += 32
-    assert shown() == "token 2"
+@pytest.fixture
+def slow(kind: Kind) -> tuple[Made, Slow]:
+    """One whose source answers when told to."""
+    source = Slow()
+    return Made(kind, source), source
+
+
+def test_a_token_is_fetched_once_and_again_early(made: Made) -> None:
+    """The first half of its life it is the same; after four fifths it is replaced by another."""
+    assert {made.shown(), made.shown()} == {"token 1"}
+    made.clock.now += 49
+    assert made.shown() == "token 1"
+    made.clock.now += 32
+    made.shown()
+    made.settle()
+    assert made.shown() == "token 2"
     # While one lives, another may take no more than half of what that has left.
-    assert source.within[0] is None
-    assert source.within[1] == pytest.approx(4.5)
+    assert made.source.within[0] is None
+    assert made.source.within[1] == pytest.approx(4.5)
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), FileNotFoundError("no token yet"), KeyError("token")])
-def test_a_fault_is_borne_while_the_token_lives(made: tuple[Clock, Source, Shown], error: Exception) -> None:
+def test_a_fault_is_borne_while_the_token_lives(made: Made, error: Exception) -> None:
     """Nobody notices, until it has ended; then they are told, and it is not tried by everybody in turn."""
-    clock, source, shown = made
-    shown()
-    source.error = error
-    clock.now += 85
-    assert {shown() for _ in range(5)} == {"token 1"}
-    assert len(source.within) == 2
-    clock.now += 20
+    made.shown()
+    made.source.error = error
+    made.clock.now += 85
+    assert made.shown() == "token 1"
+    made.settle()
+    assert {made.shown() for _ in range(5)} == {"token 1"}
+    assert len(made.source.within) == 2
+    made.clock.now += 20
     for _ in range(5):
         with pytest.raises(type(error)):
-            shown()
-    assert len(source.within) == 3
-    source.error = None
-    clock.now += 2
-    assert shown() == "token 4"
+            made.shown()
+    assert len(made.source.within) == 3
+    made.source.error = None
+    made.clock.now += 2
+    assert made.shown() == "token 4"
 
 
-def test_a_refusal_ends_it_and_is_remembered(made: tuple[Clock, Source, Shown]) -> None:
+def test_a_refusal_ends_it_and_is_remembered(made: Made) -> None:
     """What there is is not shown any more; the daemon is not asked again before half a minute."""
-    clock, source, shown = made
-    shown()
-    source.error = Refused("no", "NO_POLICY", "r1")
-    clock.now += 81
+    made.shown()
+    made.source.error = Refused("no", "NO_POLICY", "r1")
+    made.clock.now += 81
+    made.shown()
+    made.settle()
     for _ in range(5):
         with pytest.raises(Refused) as told:
-            shown()
+            made.shown()
         assert told.value.reason == "NO_POLICY"
-    assert len(source.within) == 2
-    source.error = None
-    clock.now += 61
-    assert shown() == "token 3"
+    assert len(made.source.within) == 2
+    made.source.error = None
+    made.clock.now += 61
+    assert made.shown() == "token 3"
 
 
-def test_threads_share_one_request() -> None:
-    """All who have nothing wait for one request; who has something good waits for none."""
-    clock, asked, answer = Clock(), threading.Semaphore(0), threading.Semaphore(0)
-    source = Source()
-
-    def fetch(within: float | None) -> Grant:
-        asked.release()
-        assert answer.acquire(timeout=10)
-        return source(within)
-
-    credential = Credential(fetch, clock)
-    with ThreadPoolExecutor(8) as pool:
-        first = [pool.submit(credential.grant) for _ in range(8)]
-        assert asked.acquire(timeout=10)
-        answer.release()
-        assert {each.result(10).token for each in first} == {"token 1"}
-        clock.now += 81
-        renewing = pool.submit(credential.grant)
-        assert asked.acquire(timeout=10)
-        # The request is under way: here they go on with what there is.
-        assert {credential.grant().token for _ in range(5)} == {"token 1"}
-        answer.release()
-        assert renewing.result(10).token == "token 2"
+def test_all_share_one_request(slow: tuple[Made, Slow]) -> None:
+    """All who have nothing wait for one request; who has something good waits for none, whoever began it."""
+    made, source = slow
+    first = [made.kind.begin(made.credential.grant) for _ in range(8)]
+    assert source.asked.acquire(timeout=10)
+    source.answer.release()
+    assert {each.result(10).token for each in first} == {"token 1"}
+    made.clock.now += 81
+    assert {made.shown() for _ in range(5)} == {"token 1"}
+    assert source.asked.acquire(timeout=10)
+    assert {made.shown() for _ in range(5)} == {"token 1"}
+    source.answer.release()
+    made.settle()
+    assert made.shown() == "token 2"
     assert len(source.within) == 2
 
 
-async def test_coroutines_share_one_request() -> None:
-    """The same for a loop; and who is cancelled while asking leaves the others no worse."""
-    clock, answer, source = Clock(), asyncio.Event(), Source()
+async def test_who_is_cancelled_throws_nothing_away() -> None:
+    """Callers that give up one after the other leave one request, which ends well for who comes next."""
+    answer, source = asyncio.Event(), Source()
 
     async def fetch(within: float | None) -> Grant:
+        grant = source(within)
         await answer.wait()
-        return source(within)
+        return grant
 
-    credential = AsyncCredential(fetch, clock)
-    waiting = [asyncio.create_task(credential.grant()) for _ in range(8)]
-    await asyncio.sleep(0)
-    waiting.pop(0).cancel()
+    credential = AsyncCredential(fetch, Clock())
+    for _ in range(5):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(credential.grant(), 0.001)
     answer.set()
-    assert {each.token for each in await asyncio.gather(*waiting)} == {"token 1"}
-    clock.now += 81
-    answer.clear()
-    renewing = asyncio.create_task(credential.grant())
-    await asyncio.sleep(0)
     assert (await credential.grant()).token == "token 1"
-    answer.set()
-    assert (await renewing).token == "token 2"
-    assert len(source.within) == 2
+    assert len(source.within) == 1
 
 
-def test_what_is_held_is_handed_over_to_be_given_back() -> None:
-    """Once, and only while it lives."""
-    clock = Clock()
-    credential = Credential(Source(), clock)
-    assert credential.forget() is None
+def test_what_is_held_is_handed_over_to_be_given_back(made: Made) -> None:
+    """Once; who asks afterwards is told that the client is closed."""
+    made.shown()
+    assert made.forgotten().result(10).token == "token 1"
+    assert made.forgotten().result(10) is None
+    with pytest.raises(RuntimeError, match="closed"):
+        made.shown()
+
+
+def test_what_has_ended_is_not_handed_over(made: Made) -> None:
+    """There is nothing to give back."""
+    made.shown()
+    made.clock.now += 100
+    assert made.forgotten().result(10) is None
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_what_is_under_way_is_handed_over_too(slow: tuple[Made, Slow], lives: bool) -> None:  # noqa: FBT001 - the case
+    """It is waited for, and shown to nobody any more."""
+    made, source = slow
+    if lives:
+        source.answer.release()
+        made.shown()
+        assert source.asked.acquire(timeout=10)
+        made.clock.now += 81
+    waiting = made.kind.begin(made.credential.grant)
+    assert source.asked.acquire(timeout=10)
+    forgotten = made.forgotten()
+    while not made.credential._closed:
+        pass
+    source.answer.release()
+    assert forgotten.result(10).token == f"token {1 + lives}"
+    if lives:
+        assert waiting.result(10).token == "token 1"
+    else:
+        with pytest.raises(RuntimeError, match="closed"):
+            waiting.result(10)
+
+
+def test_what_does_not_come_is_not_waited_for_long(slow: tuple[Made, Slow], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The source of a proof may hang: the end comes all the same, and what comes later is shown to nobody."""
+    monkeypatch.setattr(calls, "CLOSING_SECONDS", 0.01)
+    made, source = slow
+    waiting = made.kind.begin(made.credential.grant)
+    assert source.asked.acquire(timeout=10)
+    assert made.forgotten().result(10) is None
+    source.answer.release()
+    with pytest.raises(RuntimeError, match="closed"):
+        waiting.result(10)
+
+
+async def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task is left behind."""
+    monkeypatch.setattr(calls, "CLOSING_SECONDS", 0.01)
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def fetch(_: float | None) -> Grant:
+        begun.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            ended.set()
+
+    credential = AsyncCredential(fetch, Clock())
+    waiting = asyncio.create_task(credential.grant())
+    await begun.wait()
+    assert await credential.forget() is None
+    with pytest.raises(RuntimeError, match="closed"):
+        await waiting
+    assert ended.is_set()
+
+
+def test_a_token_lives_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is shown to its end, and renewed as soon as there are threads again."""
+    clock, source = Clock(), Source()
+    credential = Credential(source, clock)
     credential.grant()
-    held = credential.forget()
-    assert held is not None
-    assert (held.token, credential.forget()) == ("token 1", None)
+    clock.now += 81
+
+    def none(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", none)
+        assert {credential.grant().token for _ in range(2)} == {"token 1"}
     credential.grant()
-    clock.now += 100
-    assert credential.forget() is None
+    with credential._lock:
+        assert credential._held.grant is not None
+        assert credential._held.grant.token == "token 2"
+
+
+ENDS = """
+import dataclasses, itertools, threading
+from exchanged.client import Credential
+from tests.unit.client.test_schedule import GRANT
+
+begun, count, now = threading.Event(), itertools.count(), [0.0]
+
+def fetch(within):
+    if next(count):
+        begun.set()
+        threading.Event().wait()
+    return dataclasses.replace(GRANT, expires_in=100.0)
+
+credential = Credential(fetch, lambda: now[0])
+credential.grant()
+now[0] = 81.0
+print(credential.grant().token)
+begun.wait()
+"""
+
+
+def test_no_exit_waits_for_a_renewal() -> None:
+    """A program ends when it is done, quietly."""
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "t\n", "")
