@@ -16,7 +16,8 @@ def set_up(form: str, level: str) -> None:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
-    return {name: value for name, value in vars(record).items() if name not in _STANDARD and value not in {None, ""}}
+    # A tuple: a field may be a list, which no set can be asked for.
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD and value not in (None, "")}
 
 
 class _Text(logging.Formatter):
