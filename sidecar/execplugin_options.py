@@ -32,7 +32,7 @@ class Options:
     @property
     def certified(self) -> bool:
         """Whether the connection is opened with the workload's certificate."""
-        return self.source.certificate or self.source.kind == "x509-svid"
+        return _certified(self.source)
 
 
 def options(arguments: list[str]) -> Options:
@@ -40,9 +40,10 @@ def options(arguments: list[str]) -> Options:
     parser = _parser()
     told = parser.parse_args(arguments)
     try:
+        source = _source(told)
         return Options(
             server=told.server,
-            roots=_roots(told.ca),
+            roots=_roots(told.ca, source),
             ask=Ask(
                 cluster=told.cluster,
                 scope=told.scope,
@@ -50,7 +51,7 @@ def options(arguments: list[str]) -> Options:
                 lifetime=strict.seconds(told.lifetime) if told.lifetime else None,
                 intent=told.intent,
             ),
-            source=_source(told),
+            source=source,
             cached=not told.no_cache,
         )
     except OSError as error:
@@ -61,6 +62,9 @@ def options(arguments: list[str]) -> Options:
 
 def _wrong(parser: argparse.ArgumentParser, what: str) -> NoReturn:
     parser.error(what)
+
+
+_CA = "who vouches for it: a file (PEM), or spiffe with a certificate: its trust domain; public roots without"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     environment = os.environ.get
     add = parser.add_argument
     add("--server", default=environment("EXCHANGED_SERVER", "127.0.0.1:8443"), help="the daemon's gRPC door, host:port")
-    add("--ca", default=environment("EXCHANGED_CA", ""), help="who vouches for it (PEM); public roots without")
+    add("--ca", default=environment("EXCHANGED_CA", ""), help=_CA)
     add("--cluster", "--audience", default="", help="the cluster's name")
     add("--scope", default="", help="policy/scope, or the scope alone while one policy matches")
     add("--source", default="auto", choices=["auto", *KINDS], help="where the subject token comes from")
@@ -97,6 +101,8 @@ def _source(told: argparse.Namespace) -> SourceSettings:
     kind = told.source if told.source != "auto" else _found(told)
     if kind == "command" and not told.subject_token_command:
         raise ValueError("source command: which? Add --subject-token-command")
+    if told.certificate and kind not in {"jwt-svid", "x509-svid"}:
+        raise ValueError(f"--certificate goes with --source jwt-svid, not with {kind}")
     return SourceSettings(
         kind=kind,
         path=Path(told.subject_token_file) if told.subject_token_file else PROJECTED,
@@ -122,9 +128,17 @@ def _found(told: argparse.Namespace) -> str:
     return "jwt-svid"
 
 
-def _roots(ca: str) -> bytes | None:
+def _certified(source: SourceSettings) -> bool:
+    return source.certificate or source.kind == "x509-svid"
+
+
+def _roots(ca: str, source: SourceSettings) -> bytes | None:
     if not ca:
         return None
+    if ca == "spiffe":
+        if not _certified(source):
+            raise ValueError("--ca spiffe goes with --certificate or --source x509-svid; else it is a file (PEM)")
+        return None  # the bundle comes with the certificate
     pem = Path(ca).read_bytes()
     if b"BEGIN CERTIFICATE" not in pem:
         raise ValueError(f"--ca {ca} holds no certificate (PEM)")

@@ -11,7 +11,7 @@ import typer
 
 from exchanged.cli import token as exchange
 from exchanged.cli.output import Exit, fail, show_json
-from exchanged.cli.source import Source, SourceError, default_audience, subject_token
+from exchanged.cli.source import Source, SourceError, _found, default_audience, subject_token
 from exchanged.keys.files import write_private
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SECONDS = 20
 """For a command that prints a token."""
+SPIFFE = "spiffe"
+"""As --ca: the bundle of the trust domain vouches for the daemon."""
 HINT = "The command `sidecar` is not on the PATH. It comes with the Python package `exchanged`."
 """What kubectl says where the plugin is not installed."""
 
@@ -95,8 +97,8 @@ def kubeconfig(
         fail("--output is yaml or json", Exit.USAGE)
     if output_file is not None:
         _check_file(output_file, force=force)
-    if source is Source.STDIN:
-        fail("a plugin has no standard input; name another --source", Exit.USAGE)
+    kind = "command" if subject_token_command else "file" if subject_token_file else source.value
+    _check_plugin(kind, ca, certificate=certificate)
     if api_server and not cluster:
         fail("--api-server is of which cluster? Add --cluster NAME", Exit.USAGE)
     request = exchange.asked_for(cluster, scope, details, intent, lifetime)
@@ -109,6 +111,8 @@ def kubeconfig(
             if subject_token_command:
                 request.subject_token = _printed(subject_token_command)
             else:
+                if source is Source.AUTO:
+                    _check_plugin(_found(subject_token_file).value, ca, certificate=certificate)
                 request.subject_token = subject_token(source, subject_token_file, audience, spiffe_id)
             own = x509_svid(spiffe_id) if certificate or source is Source.X509_SVID else None
         except SourceError as error:
@@ -116,7 +120,7 @@ def kubeconfig(
         told = _told(server, ca, request, own)
     options = {
         "--server": server,
-        "--ca": _absolute(ca),
+        "--ca": SPIFFE if ca == Path(SPIFFE) else _absolute(ca),
         "--cluster": told.cluster,
         "--scope": told.scope,
         "--source": "command" if subject_token_command else source.value,
@@ -204,6 +208,20 @@ def _show(config: dict[str, Any], output: str, file: Path | None) -> None:
         write_private(file.resolve(), text.encode())
     except OSError as error:
         fail(f"--output-file {file} cannot be written: {error.strerror}", Exit.USAGE)
+
+
+def _check_plugin(source: str, ca: Path | None, *, certificate: bool) -> None:
+    """Ends the command where the plugin could not do what can be done here."""
+    if source == Source.STDIN:
+        fail("a plugin has no standard input; name another --source, or --subject-token-file", Exit.USAGE)
+    if certificate and source not in {Source.AUTO, Source.JWT_SVID, Source.X509_SVID}:
+        fail(f"a plugin sends no proof of source {source} over a certificate; name --source jwt-svid", Exit.USAGE)
+    if ca == Path(SPIFFE) and not (certificate or source == Source.X509_SVID):
+        fail(
+            "a plugin has --ca spiffe with a certificate alone: add --certificate, or give --ca FILE (PEM). "
+            "`spire-agent api fetch x509 -write DIR` writes the bundle into one",
+            Exit.USAGE,
+        )
 
 
 def _check_file(file: Path, *, force: bool) -> None:

@@ -67,9 +67,9 @@ def test_the_plugin_is_told_all_that_was_told_here(tmp_path: Path) -> None:
     details = tmp_path / "details.json"
     details.write_text('[{"type": "kubernetes", "apiGroups": [""], "verbs": ["get"]}]')
     done = run(
-        "kubeconfig", *NOTHING_ASKED, "--scope", "read-pods/pods", "--source", "file", "--subject-token-file",
+        "kubeconfig", *NOTHING_ASKED, "--scope", "read-pods/pods", "--subject-token-file",
         str(tmp_path / "proof"), "--authorization-details", f"@{details}", "--intent", "look after it", "--lifetime",
-        "90s", "--issuer-audience", "https://daemon.example", "--spiffe-id", "spiffe://a.example/b", "--certificate",
+        "90s", "--issuer-audience", "https://daemon.example", "--spiffe-id", "spiffe://a.example/b",
     )  # fmt: skip
     subcommand, *arguments = _exec(done.out)["args"]
     assert subcommand == "exec-credential"
@@ -79,7 +79,15 @@ def test_the_plugin_is_told_all_that_was_told_here(tmp_path: Path) -> None:
     assert told.ask.intent == "look after it"
     assert told.ask.details == ({"type": "kubernetes", "api_groups": [""], "verbs": ["get"]},)
     assert (told.source.audience, told.source.spiffe_id) == ("https://daemon.example", "spiffe://a.example/b")
-    assert told.certified
+    assert not told.certified
+
+
+@pytest.mark.parametrize("source", [("--source", "jwt-svid", "--certificate"), ("--source", "x509-svid")])
+def test_a_trust_domain_vouches_for_the_daemon(source: tuple[str, ...]) -> None:
+    """As it does here; the plugin has its bundle with its certificate."""
+    told = _exec(run("kubeconfig", *NOTHING_ASKED, "--ca", "spiffe", *source).out)["args"][1:]
+    assert "--ca=spiffe" in told
+    assert (options(told).certified, options(told).roots) == (True, None)
 
 
 def test_a_command_is_a_source_too() -> None:
@@ -144,6 +152,10 @@ def test_what_is_there_is_not_lost(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--source", "stdin"), "a plugin has no standard input"),
+        (("--scope", "read-pods/pods"), "a plugin has no standard input"),  # which is what auto comes to
+        ((*NOTHING_ASKED, "--ca", "spiffe"), "give --ca FILE"),
+        ((*NOTHING_ASKED, "--subject-token-file", "proof", "--certificate"), "name --source jwt-svid"),
+        ((*NOTHING_ASKED, "--subject-token-command", "proof", "--certificate"), "name --source jwt-svid"),
         (("--api-server", API_SERVER), "Add --cluster NAME"),
         (("-o", "toml"), "yaml or json"),
         ((*NOTHING_ASKED, "--lifetime", "soon"), "--lifetime is a number"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.execplugin_options import options
 from tests.daemon import Daemon
 from tests.policies import reading
 from tests.spiffe.answers import Identity
@@ -37,7 +38,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Daemon, Tru
             yield daemon, domain
 
 
-@pytest.mark.parametrize("flags", [("--source=x509-svid",), ("--source=jwt-svid", "--certificate"), ()])
+@pytest.mark.parametrize("flags", [("--source=x509-svid",), ("--source=jwt-svid", "--certificate", "--ca=spiffe"), ()])
 def test_an_svid_is_a_proof(mesh: tuple[Daemon, TrustDomain], tmp_path: Path, flags: tuple[str, ...]) -> None:
     """A certificate, or a token, or both; the trust domain vouches for the daemon. What comes is kept as any other."""
     daemon, domain = mesh
@@ -55,3 +56,20 @@ def test_an_svid_is_a_proof(mesh: tuple[Daemon, TrustDomain], tmp_path: Path, fl
     assert [(answer.returncode, answer.stderr) for answer in answers] == [(0, ""), (0, "")]
     first, second = (json.loads(answer.stdout)["status"]["token"] for answer in answers)
     assert first == second
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--ca=spiffe", "--source=jwt-svid"), "--ca spiffe goes with --certificate"),
+        (("--source=github", "--certificate"), "--certificate goes with --source jwt-svid, not with github"),
+    ],
+)
+def test_a_certificate_that_nobody_sends_is_wrong_usage(
+    flags: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said, where it would be a file that is not there, or a connection that is not the workload's."""
+    with pytest.raises(SystemExit) as ended:
+        options([*flags])
+    assert ended.value.code == 2
+    assert told in capsys.readouterr().err
