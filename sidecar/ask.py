@@ -3,7 +3,9 @@
 import array
 import asyncio
 import contextlib
+import errno
 import json
+import logging
 import os
 import socket
 import struct
@@ -13,12 +15,15 @@ from sidecar.answers import Answer
 from sidecar.keeper import Keeper
 from sidecar.settings import SocketSettings
 
+log = logging.getLogger("sidecar")
+
 _JSON = "application/json"
 _CREDENTIALS = struct.Struct("iII")
 """struct ucred (unix(7)): process, user, group."""
 _SO_PEERGROUPS = 59
 """Its further groups (socket(7)); Python has no name for it."""
-_MOST_GROUPS = 65536
+_MOST_GROUPS = 256
+"""Python takes no more than 1024 bytes from a socket."""
 
 
 def answering(keepers: Iterable[Keeper]) -> Callable[[str], Answer]:
@@ -56,9 +61,9 @@ def admitting(settings: SocketSettings) -> Callable[[asyncio.StreamWriter], bool
         connection = writer.get_extra_info("socket")
         raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, uid, gid = _CREDENTIALS.unpack(raw)
-        if uid == os.geteuid() or uid in settings.uids:
+        if uid == os.geteuid() or uid in settings.uids or gid in settings.gids:
             return True
-        return bool(settings.gids) and not settings.gids.isdisjoint({gid, *_groups(connection)})
+        return bool(settings.gids) and not settings.gids.isdisjoint(further_groups(connection, uid))
 
     return admits
 
@@ -80,21 +85,23 @@ def prepare(settings: SocketSettings) -> None:
 def opened(settings: SocketSettings) -> socket.socket:
     """The socket; whoever is to be asked who they are may connect, and nobody else."""
     made = socket.socket(socket.AF_UNIX)
-    before = os.umask(0o177)
+    # Not with chmod, which would follow a link that somebody puts there meanwhile.
+    before = os.umask(0o111 if settings.uids or settings.gids else 0o177)
     try:
         made.bind(str(settings.path))
     finally:
         os.umask(before)
-    if settings.uids or settings.gids:
-        settings.path.chmod(0o666)
     return made
 
 
-def _groups(connection: socket.socket) -> list[int]:
-    """Its further groups; none where the kernel does not say."""
+def further_groups(connection: socket.socket, uid: int) -> list[int]:
+    """The groups beside the first of a user who asks; none where the kernel does not say, and the log says why."""
     try:
         raw = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS * 4)
-    except OSError:
+    except OSError as error:
+        many = error.errno == errno.ERANGE
+        why = f"they are more than {_MOST_GROUPS}; name the user" if many else str(error)
+        log.warning("groups of who asks are not known", extra={"uid": uid, "why": why})
         return []
     return array.array("I", raw).tolist()
 

@@ -5,6 +5,8 @@ import contextlib
 import json
 import os
 import socket
+import sys
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -146,7 +148,7 @@ def _peer(uid: int, gid: int, groups: list[int]) -> Any:
             assert level == socket.SOL_SOCKET
             if option == socket.SO_PEERCRED:
                 return b"".join(each.to_bytes(4, "little") for each in (1234, uid, gid))
-            assert size >= 4 * len(groups)
+            assert 4 * len(groups) <= size <= 1024
             return b"".join(each.to_bytes(4, "little") for each in groups)
 
     return SimpleNamespace(get_extra_info=lambda _: Connection())
@@ -193,6 +195,45 @@ async def test_the_kernel_says_who_asks(tmp_path: Path) -> None:
         await server.wait_closed()
     ask.prepare(settings)
     assert not settings.path.exists()
+
+
+def test_the_kernel_says_in_which_groups_who_asks_is() -> None:
+    """All of our own, of which one may have none."""
+    here, there = socket.socketpair()
+    with here, there:
+        assert sorted(ask.further_groups(here, os.geteuid())) == sorted(os.getgroups())
+
+
+ASKER = """
+import os, socket, sys
+os.setgroups([int(each) for each in sys.argv[3:]])
+os.setgid(int(sys.argv[2]))
+os.setuid(int(sys.argv[2]))
+connection = socket.socket(socket.AF_UNIX)
+connection.connect(sys.argv[1])
+connection.sendall(b"GET /x HTTP/1.1\\r\\n\\r\\n")
+print(connection.recv(100).split()[1].decode())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="nobody else makes processes of other users")
+@pytest.mark.parametrize(("groups", "status"), [([8, 2000], "200"), ([8], "403"), ([2000, *range(3000, 3300)], "403")])
+async def test_a_group_that_somebody_else_is_in(
+    groups: list[int], status: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A pod's fsGroup is one of these; who is in more than can be had is refused, and the log says why."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        Path(folder).chmod(0o755)
+        settings = SocketSettings(path=Path(folder, "s.sock"), gids=frozenset({2000}))
+        opened = ask.opened(settings)
+        assert settings.path.stat().st_mode & 0o777 == 0o666
+        responder = Responder(lambda path: Answer(200, path), ask.admitting(settings))
+        async with await asyncio.start_unix_server(responder, sock=opened):
+            command = (sys.executable, "-c", ASKER, settings.path, *(str(each) for each in (OTHER, *groups)))
+            asker = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            told, _ = await asker.communicate()
+    assert told.decode().strip() == status
+    assert ("groups of who asks are not known" in caplog.text) == (len(groups) > 256)
 
 
 async def test_who_is_not_admitted_is_told_nothing(tmp_path: Path) -> None:
