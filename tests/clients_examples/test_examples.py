@@ -119,6 +119,22 @@ def test_a_daemon_that_is_not_there_is_waited_for(command: list[str | Path], run
     assert _pause(second) <= 2
 
 
+def test_the_line_of_the_page_runs_as_it_stands(running: Running, tmp_path: Path) -> None:
+    """With nothing of Go's installed before, the Go example is made and run by what the page has one type."""
+    subject = _written(tmp_path / "token", running.issuer)
+    folder, environment = programs.go_place(tmp_path / "example")
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'{programs.go_line()} "$@"', "sh", running.daemon.grpc, "prod", SCOPE, subject],
+        cwd=folder,
+        env={**environment, "EXCHANGED_CA": str(running.daemon.ca)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "given back"
+
+
 def test_the_go_example_is_as_go_would_have_it() -> None:
     """It is formatted as gofmt does."""
     source = programs.EXAMPLES / "go"
