@@ -83,20 +83,38 @@ async def test_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatc
 
 
 async def test_too_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who comes beyond the bound is hung up on; when one has gone there is room again."""
+    """Who asks is answered, however many say nothing: the oldest of them is hung up on, and the youngest is not."""
+    monkeypatch.setattr(answers, "CONNECTIONS", 2)
+    monkeypatch.setattr(answers, "SECONDS", 60)
+    async with await asyncio.start_server(Responder(lambda _: Answer(200, "")), "127.0.0.1", 0) as server:
+        address = server.sockets[0].getsockname()
+        silent = [await asyncio.open_connection(*address) for _ in range(2)]
+        reader, asking = await asyncio.open_connection(*address)
+        asking.write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+        assert await silent[0][0].read() == b""
+        silent[1][1].write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await silent[1][0].read()).startswith(b"HTTP/1.1 200")
+        for writer in (asking, silent[0][1], silent[1][1]):
+            writer.close()
+            await writer.wait_closed()
+
+
+async def test_who_is_not_admitted_takes_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From those who are."""
     monkeypatch.setattr(answers, "CONNECTIONS", 1)
-    async with _served(Responder(lambda _: Answer(200, ""))) as say:
-        first = asyncio.create_task(say(b"GET / HTTP/1.1\r\n"))
-        await asyncio.sleep(0.05)
-        assert await say(b"GET / HTTP/1.1\r\n\r\n") == b""
-        first.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await first
-        for _ in range(100):
-            if await say(b"GET / HTTP/1.1\r\n\r\n"):
-                return
-            await asyncio.sleep(0.01)
-        pytest.fail("there is no room")
+    monkeypatch.setattr(answers, "SECONDS", 60)
+    admitted = [True, False, False]
+    responder = Responder(lambda _: Answer(200, ""), lambda _: admitted.pop(0))
+    async with await asyncio.start_server(responder, "127.0.0.1", 0) as server:
+        address = server.sockets[0].getsockname()
+        made = [await asyncio.open_connection(*address) for _ in range(3)]
+        assert (await made[2][0].readline()).startswith(b"HTTP/1.1 403")
+        made[0][1].write(b"GET / HTTP/1.1\r\n\r\n")
+        assert (await made[0][0].read()).startswith(b"HTTP/1.1 200")
+        for _, writer in made:
+            writer.close()
+            await writer.wait_closed()
 
 
 async def test_health(tmp_path: Path) -> None:
@@ -229,16 +247,15 @@ async def test_a_group_that_somebody_else_is_in(
         assert settings.path.stat().st_mode & 0o777 == 0o666
         responder = Responder(lambda path: Answer(200, path), ask.admitting(settings))
         async with await asyncio.start_unix_server(responder, sock=opened):
-            command = (sys.executable, "-c", ASKER, settings.path, *(str(each) for each in (OTHER, *groups)))
+            command = (sys.executable, "-c", ASKER, str(settings.path), *(str(each) for each in (OTHER, *groups)))
             asker = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
             told, _ = await asker.communicate()
     assert told.decode().strip() == status
     assert ("groups of who asks are not known" in caplog.text) == (len(groups) > 256)
 
 
-async def test_who_is_not_admitted_is_told_nothing(tmp_path: Path) -> None:
+async def test_who_is_not_admitted_is_told_nothing() -> None:
     """Not even whether there is such a token."""
-    del tmp_path
     async with _served(Responder(lambda _: Answer(200, "secret"), lambda _: False)) as say:
         found = await say(b"GET /token/prod HTTP/1.1\r\n\r\n")
         assert found.startswith(b"HTTP/1.1 403")
