@@ -55,6 +55,9 @@ class Hooks:
             except HookFailed as error:
                 told = {"token": self._name, "why": str(error), "again_in_seconds": pause}
                 log.warning("hook failed", extra=told)
+            except Exception:
+                # Whatever it is, the token is worth more than its hook.
+                log.exception("this should not happen", extra={"token": self._name})
             else:
                 self.done += 1
                 return
@@ -98,8 +101,8 @@ async def _run(command: tuple[str, ...], event: Mapping[str, str]) -> None:
             env={**os.environ, **environment},
             start_new_session=True,
         )
-    except OSError as error:
-        raise HookFailed(f"{command[0]} cannot be run: {error.strerror}") from error
+    except (OSError, ValueError) as error:
+        raise HookFailed(f"{command[0]} cannot be run: {getattr(error, 'strerror', None) or error}") from error
     try:
         code = await process.wait()
     finally:
@@ -116,13 +119,13 @@ async def _call(url: str, event: Mapping[str, str]) -> None:
     body = json.dumps(event).encode()
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: {parts.netloc.rpartition('@')[2]}\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
     )
     try:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
-    except OSError as error:
-        raise HookFailed(f"{url}: nobody answers ({error.strerror or error})") from error
+    except (OSError, ValueError) as error:
+        raise HookFailed(f"{url}: nobody answers ({getattr(error, 'strerror', None) or error})") from error
     try:
         writer.write(head.encode() + body)
         await writer.drain()
@@ -144,8 +147,9 @@ def _signal(hook: HookSettings) -> None:
     for number in numbers:
         try:
             os.kill(number, hook.signal)
-        except OSError as error:
-            raise HookFailed(f"process {number}: {error.strerror}; it has to be of the same user") from error
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise HookFailed(f"process {number}: {why}; it has to be of the same user") from error
 
 
 def _of_file(file: Path) -> list[int]:

@@ -17,6 +17,8 @@ from sidecar.sources import SourceSettings
 CHECK_SECONDS = 30
 """How often the daemon is asked whether a token lives."""
 MODE = 0o440
+_LARGEST_ID = 2**32 - 2
+"""The one beyond means "leave as it is" (chown(2))."""
 _DETAILS = {"apiGroups": "api_groups", "resourceNames": "resource_names"} | {
     name: name for name in ("namespaces", "resources", "verbs")
 }
@@ -117,9 +119,10 @@ def hook(command: tuple[str, ...], url: str, signals: str, process: str, pid_fil
         raise ValueError("is one of command, url and signal")
     if bool(signals) != bool(process or pid_file) or (process and pid_file):
         raise ValueError("a signal goes to a process or to what a pidFile says; nothing else has those")
-    parts = urlsplit(url)
-    if url and (parts.scheme != "http" or not parts.hostname):
-        raise ValueError("url is http://HOST[:PORT]/PATH, for somebody in the same pod")
+    if command and not command[0].strip():
+        raise ValueError("a command begins with a program")
+    if url and not _is_callable(url):
+        raise ValueError("url is http://HOST[:PORT]/PATH, for somebody in the same pod; with no user or password in it")
     number = 0
     if signals:
         name = f"SIG{signals.upper().removeprefix('SIG')}"
@@ -145,9 +148,21 @@ def detail(value: Any) -> dict[str, object]:
     return {"type": "kubernetes"} | {_DETAILS[name]: listed for name, listed in value.items() if name != "type"}
 
 
+def _is_callable(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").encode("idna")
+        return bool(host) and parts.scheme == "http" and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:
+        # A port beyond 65535, a name with an empty label, a bracket that stays open.
+        return False
+
+
 def _id(value: Any, what: str, of_name: Callable[[str], int]) -> int:
     told = strict.text(value)
     if told.isascii() and told.isdigit():
+        if len(told) > len(str(_LARGEST_ID)) or int(told) > _LARGEST_ID:
+            raise ValueError(f"a {what} is at most {_LARGEST_ID}")
         return int(told)
     try:
         return of_name(told)

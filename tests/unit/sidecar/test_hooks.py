@@ -72,11 +72,11 @@ async def test_a_signal_to_a_process_by_its_pid_file(tmp_path: Path) -> None:
         await _eventually((tmp_path / "hup").exists)
 
 
-@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1"])
+@pytest.mark.parametrize("text", ["", "x", "0", "-1", "1", "9" * 30])
 async def test_a_pid_file_that_names_no_workload(tmp_path: Path, text: str) -> None:
     """Neither a group of processes nor the first one is signalled."""
     (tmp_path / "pid").write_text(text)
-    with pytest.raises(HookFailed, match="process id"):
+    with pytest.raises(HookFailed, match="process"):
         await perform(HookSettings(signal=signal.SIGHUP, pid_file=tmp_path / "pid"), EVENT)
 
 
@@ -94,7 +94,12 @@ async def test_a_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "why"), [(("/bin/sh", "-c", "exit 3"), "ended with 3"), (("/no/such",), "cannot be run")]
+    ("command", "why"),
+    [
+        (("/bin/sh", "-c", "exit 3"), "ended with 3"),
+        (("/no/such",), "cannot be run"),
+        (("/bin/true", "\0"), "cannot be run"),
+    ],
 )
 async def test_a_command_that_fails(command: tuple[str, ...], why: str) -> None:
     """It is said how."""
@@ -149,10 +154,29 @@ async def test_an_http_call(status: str, good: bool) -> None:  # noqa: FBT001 - 
     assert heard[0].endswith(b'{"event": "granted", "name": "prod", "directory": "/files"}')
 
 
-async def test_nobody_listens() -> None:
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/", "http://a..b/"])
+async def test_nobody_listens(url: str) -> None:
     """It is said."""
     with pytest.raises(HookFailed, match="nobody answers"):
-        await perform(HookSettings(url="http://127.0.0.1:1/"), EVENT)
+        await perform(HookSettings(url=url), EVENT)
+
+
+async def test_what_nobody_foresaw_ends_no_more_than_the_hook(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged and counted, and the next change is told all the same."""
+    monkeypatch.setattr(hooks, "PAUSES", ())
+    odd = HookSettings(url="http://[")  # the settings refuse it
+    running = Hooks((odd, HookSettings(command=("/bin/true",))), "prod")
+    task = asyncio.create_task(running.run())
+    running.changed(EVENT)
+    await _eventually(lambda: (running.failed, running.done) == (1, 1))
+    running.changed(EVENT)
+    await _eventually(lambda: (running.failed, running.done) == (2, 2))
+    assert "this should not happen" in caplog.text
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_a_failed_hook_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,22 +2,10 @@
 
 import json
 import logging
-from collections.abc import Iterator
 
 import pytest
 
 from sidecar.log import set_up
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """The log of the tests themselves is left as it was."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers[:] = []
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
