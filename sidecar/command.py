@@ -119,23 +119,34 @@ def _token(parser: argparse.ArgumentParser, told: argparse.Namespace) -> "TokenS
 
 
 def _source(parser: argparse.ArgumentParser, told: argparse.Namespace) -> "SourceSettings":
-    import shlex  # noqa: PLC0415 - as the rest
-
     from sidecar.sources import PROJECTED, SourceSettings  # noqa: PLC0415 - see main
 
-    kind = told.source or ("command" if told.subject_token_command else "file")
-    if (kind == "command") != bool(told.subject_token_command):
+    line = told.subject_token_command
+    kind = told.source or ("file" if line is None else "command")
+    if (kind == "command") != (line is not None):
         parser.error("--subject-token-command goes with --source command, and only with it")
     if told.subject_token_file and kind != "file":
         parser.error("--subject-token-file goes with --source file, and only with it")
     return SourceSettings(
         kind=kind,
         path=told.subject_token_file or PROJECTED,
-        command=tuple(shlex.split(told.subject_token_command or "")),
+        command=_words(parser, line) if line is not None else (),
         audience=told.issuer_audience or os.environ.get("EXCHANGED_AUDIENCE", ""),
         spiffe_id=told.spiffe_id or "",
         certificate=told.certificate,
     )
+
+
+def _words(parser: argparse.ArgumentParser, line: str) -> tuple[str, ...]:
+    import shlex  # noqa: PLC0415 - as the rest
+
+    try:
+        words = tuple(shlex.split(line))
+    except ValueError as error:
+        parser.error(f"--subject-token-command: {error}")
+    if not words or not words[0].strip():
+        parser.error("--subject-token-command begins with a program")
+    return words
 
 
 def _hook(parser: argparse.ArgumentParser, text: str) -> "HookSettings":
@@ -151,7 +162,8 @@ def _hook(parser: argparse.ArgumentParser, text: str) -> "HookSettings":
             return hook((), "", signal_name, process, None)
         return hook(tuple(shlex.split(text)), "", "", "", None)
     except ValueError as error:
-        parser.error(f"--hook {text}: {error}")
+        # What stands before an @ may be a password.
+        parser.error(f"--hook {text.rpartition('@')[2]}: {error}")
 
 
 def _details(parser: argparse.ArgumentParser, text: str | None) -> tuple[dict[str, object], ...]:

@@ -126,6 +126,8 @@ def _source(keys: Keys, environment: dict[str, str]) -> SourceSettings:
     )
     if (made.kind == "command") != bool(made.command):
         keys.fault("command", "is there with type: command, and only then")
+    if made.command and not made.command[0].strip():
+        keys.fault("command", "begins with a program")
     keys.close()
     return made
 

@@ -88,7 +88,7 @@ def texts(value: Any) -> tuple[str, ...]:
 
 def flag(value: Any) -> bool:
     """Whether, or not."""
-    if value not in {"true", "false"}:
+    if value not in ("true", "false"):  # no set: it may be a list
         raise ValueError("must be true or false")
     return bool(value == "true")
 

@@ -126,6 +126,11 @@ def test_every_fault_is_told_at_once(tmp_path: Path) -> None:
         (f"{HEADER}socket: {{path: /s, users: [nobody-is-called-so]}}", "socket.users: there is no user"),
         (f"{HEADER}source: {{type: command}}", "source.command: is there with type: command"),
         (f"{HEADER}source: {{type: magic}}", "source.type: must be one of file,"),
+        (f"{HEADER}source: {{type: command, command: ['']}}", "source.command: begins with a program"),
+        (f"{HEADER}source: {{certificate: [x]}}", "source.certificate: must be true or false"),
+        (f"{HEADER}tokens: [{{giveBack: [x]}}]", "tokens[0].giveBack: must be true or false"),
+        (f"{HEADER}tokens: [{{giveBack: {{}}}}]", "tokens[0].giveBack: must be true or false"),
+        (f"{HEADER}socket: {{path: /s, groups: ['4294967295']}}", "socket.groups: a group is at most"),
         (f"{HEADER}a: 1\na: 2", "a key is there twice"),
         (f"{HEADER}a: [", "is no YAML"),
     ],
@@ -146,6 +151,13 @@ def test_what_cannot_be_meant(tmp_path: Path, wrong: str, told: str) -> None:
         "{command: [a], url: 'http://a/'}",
         "{url: 'https://a/'}",
         "{command: []}",
+        "{command: [' ', a]}",
+        "{url: 'http://127.0.0.1:70000/x'}",
+        "{url: 'http://127.0.0.1:0/x'}",
+        "{url: 'http://127.0.0.1:x/'}",
+        "{url: 'http://a..b/x'}",
+        "{url: 'http://[::1/x'}",
+        "{url: 'http://user:password@127.0.0.1/x'}",
     ],
 )
 def test_what_is_no_hook(tmp_path: Path, hook: str) -> None:
@@ -195,7 +207,12 @@ def _run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
             ["--server", "a:1", "--directory", "/a", "--source", "github", "--subject-token-file", "x"],
             "--subject-token-file goes with",
         ),
+        (["--server", "a:1", "--directory", "/a", "--subject-token-command", "echo 'x"], "No closing quotation"),
+        (["--server", "a:1", "--directory", "/a", "--subject-token-command", " "], "begins with a program"),
+        (["--server", "a:1", "--directory", "/a", "--subject-token-command", ""], "begins with a program"),
+        (["--server", "a:1", "--directory", "/a", "--owner", "9" * 5000], "a user is at most"),
         (["--server", "a:1", "--directory", "/a", "--hook", "HUP:"], "a signal goes to a process"),
+        (["--server", "a:1", "--directory", "/a", "--hook", "http://127.0.0.1:70000/x"], "url is http://HOST[:PORT]"),
         (["--server", "a:1", "--directory", "/a", "--authorization-details", "{"], "is a JSON array"),
         (["--server", "a:1", "--directory", "/a", "--ca", "/no/such"], "/no/such cannot be read"),
         (["--server", "a:1", "--directory", "/a", "--ca", "/dev/null"], "holds no certificate"),
@@ -214,6 +231,12 @@ def test_flags_that_cannot_be_meant(
     code, said = _run(capsys, *flags)
     assert code == 2
     assert told in said
+
+
+def test_a_password_in_a_url_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a log collects what is said."""
+    code, said = _run(capsys, "--server", "a:1", "--directory", "/a", "--hook", "http://user:geheim@127.0.0.1/x")
+    assert (code, "no user or password" in said, "geheim" in said) == (2, True, False)
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
