@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 USAGE, UNAVAILABLE = 2, 3
 _ALWAYS = frozenset({"config", "once", "wait", "log_format", "log_level"})
+_WHILE_IT_RUNS = ("socket", "hook", "check", "give_back", "health_listen")
 
 
 def main(arguments: list[str]) -> int:
@@ -62,15 +63,17 @@ def _settings(parser: argparse.ArgumentParser, told: argparse.Namespace) -> "Set
     from sidecar.settings import Settings, SocketSettings, contradictions  # noqa: PLC0415 - see main
     from sidecar.strict import Faulty  # noqa: PLC0415 - as above
 
+    given = [name for name, value in vars(told).items() if value != parser.get_default(name)]
+    if told.once and (vain := [name for name in given if name in _WHILE_IT_RUNS]):
+        parser.error(
+            f"{_flag(vain[0])} is for a sidecar that goes on running; with --once it ends when the token is there"
+        )
     if told.config:
         from sidecar.settings_file import load  # noqa: PLC0415 - most have no file
 
-        beside = [
-            name for name, value in vars(told).items() if name not in _ALWAYS and value != parser.get_default(name)
-        ]
-        if beside:
-            parser.error(f"--{beside[0].replace('_', '-')} is for one token; with --config it belongs into the file")
-        return load(told.config, dict(os.environ))
+        if beside := [name for name in given if name not in _ALWAYS]:
+            parser.error(f"{_flag(beside[0])} is for one token; with --config it belongs into the file")
+        return _once_usable(load(told.config, dict(os.environ)), told)
     if told.directory is None and told.socket is None:
         parser.error("nobody would have the token: give --directory, or --socket, or --config")
     made = Settings(
@@ -80,6 +83,22 @@ def _settings(parser: argparse.ArgumentParser, told: argparse.Namespace) -> "Set
     )
     if faults := contradictions(made):
         raise Faulty(faults)
+    return made
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _once_usable(made: "Settings", told: argparse.Namespace) -> "Settings":
+    """The settings of a file, which may serve an init container and a sidecar: what is for the latter is left alone."""
+    from sidecar.strict import Faulty  # noqa: PLC0415 - see main
+
+    unheld = [token.name for token in made.tokens if token.files is None]
+    if told.once and unheld:
+        raise Faulty(
+            [f"token {name}: with --once nobody would have it; give it files (a directory)" for name in unheld]
+        )
     return made
 
 

@@ -217,6 +217,11 @@ def _run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
         (["--server", "a:1", "--directory", "/a", "--ca", "/no/such"], "/no/such cannot be read"),
         (["--server", "a:1", "--directory", "/a", "--ca", "/dev/null"], "holds no certificate"),
         (["--server", "a:1", "--directory", "/proc/self"], "/proc/self"),
+        (["--once", "--server", "a:1", "--socket", "/s"], "--socket is for a sidecar that goes on running"),
+        (["--once", "--server", "a:1", "--directory", "/a", "--hook", "x"], "--hook is for a sidecar"),
+        (["--once", "--server", "a:1", "--directory", "/a", "--check", "0"], "--check is for a sidecar"),
+        (["--once", "--server", "a:1", "--directory", "/a", "--give-back"], "--give-back is for a sidecar"),
+        (["--once", "--server", "a:1", "--directory", "/a", "--health-listen", ":1"], "--health-listen is for"),
         (["--config", "/a", "--scope", "x"], "--scope is for one token"),
         (["--config", "/no/such"], "/no/such cannot be read"),
         (["--server", "a:1", "--dir", "/a"], "unrecognized"),
@@ -237,6 +242,21 @@ def test_a_password_in_a_url_is_not_repeated(capsys: pytest.CaptureFixture[str])
     """Where a log collects what is said."""
     code, said = _run(capsys, "--server", "a:1", "--directory", "/a", "--hook", "http://user:geheim@127.0.0.1/x")
     assert (code, "no user or password" in said, "geheim" in said) == (2, True, False)
+
+
+def test_once_wants_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For nobody is there to be asked on a socket; what else a file says for a sidecar is no fault."""
+    (tmp_path / "sidecar.yaml").write_text(
+        f"{HEADER}server: 127.0.0.1:1\nsocket: {{path: {tmp_path}/s}}\nhealth: {{listen: ':0'}}\n"
+        f"tokens: [{{name: a, giveBack: true, files: {{directory: {tmp_path}/a}}}}, {{name: b}}]\n"
+    )
+    code, said = _run(capsys, "--once", "--config", str(tmp_path / "sidecar.yaml"))
+    assert (code, said.strip()) == (
+        2,
+        "sidecar: token b: with --once nobody would have it; give it files (a directory)",
+    )
+    (tmp_path / "sidecar.yaml").write_text((tmp_path / "sidecar.yaml").read_text().replace(", {name: b}", ""))
+    assert _run(capsys, "--once", "--wait", "0", "--config", str(tmp_path / "sidecar.yaml"))[0] == 3
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
