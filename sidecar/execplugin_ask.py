@@ -153,7 +153,7 @@ class _Asking:
         for _ in range(2):
             subject = await self._subject(within)
             try:
-                async with self._patience(within):
+                async with _patience(within):
                     return await daemon.exchange(self._told.ask, subject), subject
             except Refused as refused:
                 if refused.reason != "POLICY_CHANGED":
@@ -167,7 +167,7 @@ class _Asking:
         daemon = Daemon(self._told.server, self._told.roots)
         try:
             subject = await self._subject(SECONDS_WITH_TOKEN) if self._told.certified else Subject()
-            async with self._patience(SECONDS_WITH_TOKEN):
+            async with _patience(SECONDS_WITH_TOKEN):
                 return await daemon.lives(token, subject)
         finally:
             await daemon.close()
@@ -181,13 +181,15 @@ class _Asking:
         except TimeoutError as error:
             raise SourceFailed(f"source {kind} has no proof within {within:g} s; does what it asks hang?") from error
 
-    @contextlib.asynccontextmanager
-    async def _patience(self, within: float | None) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(within):
-                yield
-        except TimeoutError as error:
-            raise Fault("", f"no answer within {within:g} s") from error
+
+@contextlib.asynccontextmanager
+async def _patience(within: float | None) -> AsyncIterator[None]:
+    """A daemon that does not answer in time is one that is out of reach."""
+    try:
+        async with asyncio.timeout(within):
+            yield
+    except TimeoutError as error:
+        raise Fault("", f"no answer within {within:g} s") from error
 
 
 def _same(one: str, other: str) -> bool:
