@@ -1,5 +1,6 @@
 """Calls to the daemon: a token for a proof of identity, whether a token lives, and giving one back (exchanged.v1)."""
 
+import contextlib
 from collections.abc import Callable
 from datetime import UTC
 from typing import Any
@@ -66,18 +67,7 @@ class Daemon:
         )
         if ask.lifetime is not None:
             request.requested_lifetime.seconds = ask.lifetime
-        reply = await self._call("Exchange", request, subject)
-        return Credential(
-            token=reply.access_token,
-            grant_id=reply.grant_id,
-            expires_at=reply.expires_at.ToDatetime(UTC),
-            seconds=float(reply.expires_in),
-            cluster=reply.cluster.name,
-            scope=reply.scope,
-            server=reply.cluster.server,
-            certificate_authority=reply.cluster.certificate_authority,
-            namespace=_only_namespace(reply.authorization_details),
-        )
+        return _credential(await self._call("Exchange", request, subject))
 
     async def lives(self, token: str, subject: Subject) -> bool:
         """Whether a token still stands for something (RFC 7662 §2).
@@ -129,28 +119,58 @@ class Daemon:
         return self._opened[1]
 
 
+def _credential(reply: Any) -> Credential:
+    try:
+        expires_at = reply.expires_at.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise Fault("", f"the daemon's answer has no time for an end: {error}") from error
+    if not reply.access_token or reply.expires_in <= 0:
+        raise Fault("", "the daemon's answer has no token that lives; is it the daemon?")
+    return Credential(
+        token=reply.access_token,
+        grant_id=reply.grant_id,
+        expires_at=expires_at,
+        seconds=float(reply.expires_in),
+        cluster=reply.cluster.name,
+        scope=reply.scope,
+        server=reply.cluster.server,
+        certificate_authority=reply.cluster.certificate_authority,
+        namespace=_only_namespace(reply.authorization_details),
+    )
+
+
 def _only_namespace(details: Any) -> str:
     found = {name for detail in details for name in detail.namespaces or ("",)}
     return str(found.pop()) if len(found) == 1 else ""
 
 
 def _failed(error: grpc.aio.AioRpcError) -> ExchangeFailed:
-    from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415 - for those who are refused alone
+    from google.rpc import error_details_pb2  # noqa: PLC0415 - for those who are refused alone
 
     reason, request_id, retry_after, more = "", "", None, ""
-    for name, value in error.trailing_metadata() or ():
-        if name != _DETAILS or not isinstance(value, bytes):
-            continue
-        for detail in status_pb2.Status.FromString(value).details:
-            info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-            if detail.Unpack(info):
-                reason, request_id = info.reason, info.metadata["request_id"]
-                told = {key: text for key, text in info.metadata.items() if key not in {"request_id", "oauth_error"}}
-                more = "".join(f"; {key}: {text}" for key, text in told.items())
-            elif detail.Unpack(retry):
-                retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    for detail in _details(error):
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason, request_id = info.reason, info.metadata["request_id"]
+            told = {key: text for key, text in info.metadata.items() if key not in {"request_id", "oauth_error"}}
+            more = "".join(f"; {key}: {text}" for key, text in told.items())
+        elif detail.Unpack(retry):
+            retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     message = (
         f"{error.details()} [{reason or error.code().name}{', request ' + request_id if request_id else ''}]{more}"
     )
     kind = Refused if reason and error.code() in _REFUSALS else Fault
     return kind(reason, message, retry_after=retry_after)
+
+
+def _details(error: grpc.aio.AioRpcError) -> list[Any]:
+    """What the status carries; nothing where somebody between us wrote what is no status."""
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - see above
+    from google.rpc import status_pb2  # noqa: PLC0415 - as above
+
+    found: list[Any] = []
+    for name, value in error.trailing_metadata() or ():
+        if name == _DETAILS and isinstance(value, bytes):
+            with contextlib.suppress(DecodeError):
+                found += status_pb2.Status.FromString(value).details
+    return found

@@ -8,13 +8,16 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from sidecar.settings import FileSettings
 
-DATA, NEXT = "..data", "..data_next"
+DATA, NEXT, LOCK = "..data", "..data_next", "..lock"
+_SET = re.compile(r"\.\.[0-9a-f]{16}")
+"""The names of sets' folders."""
 GRACE_SECONDS = 5.0
 """A set that was replaced stays so long: who has just found it shall be able to read it whole."""
 
@@ -29,7 +32,7 @@ class Files:
     def __init__(self, settings: FileSettings) -> None:
         self._settings = settings
         self._replaced: dict[str, float] = {}
-        self._claim_fd: int | None = None
+        self._lock: int | None = None
 
     @property
     def directory(self) -> Path:
@@ -51,8 +54,8 @@ class Files:
             self._claim()
             (directory / NEXT).unlink(missing_ok=True)
             current = self._current()
-            for each in list(directory.iterdir()):
-                if each.name.startswith("..") and each.is_dir() and not each.is_symlink() and each.name != current:
+            for each in self._sets():
+                if each.name != current:
                     _remove_folder(each)
             probe = _new_name()
             (directory / probe).mkdir()
@@ -79,10 +82,21 @@ class Files:
                 (directory / NEXT).unlink(missing_ok=True)
                 _remove_folder(directory / name)
                 raise
-            _sync(directory)
             if before:
                 self._replaced[before] = now
+            with contextlib.suppress(OSError):  # it is there for all to see; a crash may undo it as a whole
+                _sync(directory)
             self._unlink_others(shown)
+
+    def are_there(self) -> bool:
+        """Whether a set is there, and every name leads to its file: others may write to the folder too."""
+        directory, current = self._settings.directory, self._current()
+        if current is None:
+            return False
+        with contextlib.suppress(OSError):
+            names = [each for each in os.listdir(directory / current) if not each.startswith(".")]  # noqa: PTH208 - names
+            return all(os.path.samefile(directory / each, directory / current / each) for each in names)  # noqa: PTH121 - in one go
+        return False
 
     def remove(self) -> None:
         """None of them is there any more, and they went all at once."""
@@ -90,9 +104,8 @@ class Files:
         with _told(directory):
             (directory / DATA).unlink(missing_ok=True)
             self._unlink_others([])
-            for each in list(directory.iterdir()):
-                if each.name.startswith("..") and each.is_dir() and not each.is_symlink():
-                    _remove_folder(each)
+            for each in self._sets():
+                _remove_folder(each)
             self._replaced.clear()
             _sync(directory)
 
@@ -100,21 +113,28 @@ class Files:
         """Removes sets that were replaced a while ago."""
         for name, when in list(self._replaced.items()):
             if now - when >= GRACE_SECONDS:
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # it is tried again
                     _remove_folder(self._settings.directory / name)
-                del self._replaced[name]
+                    del self._replaced[name]
 
     def release(self) -> None:
         """Another sidecar may have the folder; what is in it stays."""
-        if self._claim_fd is not None:
-            os.close(self._claim_fd)
-            self._claim_fd = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _claim(self) -> None:
         """Two who write here would hand out each other's identity; the kernel forgets the claim with the process."""
-        if self._claim_fd is None:
-            self._claim_fd = os.open(self._settings.directory, os.O_RDONLY | os.O_DIRECTORY)
-        fcntl.flock(self._claim_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self.release()
+        # A file of ours: who may only read here can lock the folder itself.
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        self._lock = os.open(self._settings.directory / LOCK, flags, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _sets(self) -> list[Path]:
+        """The folders of sets; another's things are not touched."""
+        found = self._settings.directory.iterdir()
+        return [each for each in found if _SET.fullmatch(each.name) and each.is_dir() and not each.is_symlink()]
 
     def _current(self) -> str | None:
         """The name of the folder that `..data` leads to, if it is one of ours."""
@@ -122,8 +142,7 @@ class Files:
             name = os.readlink(self._settings.directory / DATA)  # noqa: PTH115 - the text of it
         except OSError:
             return None
-        there = name.startswith("..") and "/" not in name and (self._settings.directory / name).is_dir()
-        return name if there else None
+        return name if _SET.fullmatch(name) and (self._settings.directory / name).is_dir() else None
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> None:
         """A new folder with these files."""
@@ -132,24 +151,28 @@ class Files:
             for each, content in files.items():
                 # Nobody may read it before it is whole and whose it is to be.
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-                with os.fdopen(os.open(each, flags, 0, dir_fd=folder), "wb") as file:
+                ours = each.startswith(".")
+                with os.fdopen(os.open(each, flags, 0o400 if ours else 0, dir_fd=folder), "wb") as file:
                     file.write(content)
                     file.flush()
-                    self._hand_over(file.fileno(), self._settings.mode if not each.startswith(".") else 0o400)
+                    if not ours:
+                        self._hand_over(file.fileno())
                     os.fsync(file.fileno())
             self._hand_over_folder(folder)
 
-    def _hand_over(self, number: int, mode: int) -> None:
-        """Gives what is open to whom it is for."""
+    def _hand_over(self, file: int) -> None:
+        """Gives what is open to whom it is for; its mode first, for then it is not ours any more."""
+        os.fchmod(file, self._settings.mode)
         owner, group = self._settings.owner, self._settings.group
         if owner is not None or group is not None:
-            os.fchown(number, -1 if owner is None else owner, -1 if group is None else group)
-        os.fchmod(number, mode)
+            os.fchown(file, -1 if owner is None else owner, -1 if group is None else group)
 
     def _hand_over_folder(self, folder: int) -> None:
-        """The same with a folder: who may read a file may enter it, and we may write to it."""
-        mode = self._settings.mode
-        self._hand_over(folder, 0o700 | mode | (mode & 0o044) >> 2)
+        """A folder stays ours, for we go on writing to it; who may read a file of it may enter it."""
+        mode, owner, group = self._settings.mode, self._settings.owner, self._settings.group
+        if group is not None:
+            os.fchown(folder, -1, group)
+        os.fchmod(folder, 0o700 | mode | (mode & 0o044) >> 2 | (0o005 if owner is not None else 0))
         os.fsync(folder)
 
     def _link(self, name: str) -> None:

@@ -41,7 +41,7 @@ def _metrics(kept: Kept) -> Iterable[str]:
         (f'{_label(keeper)},outcome="{outcome}"', number)
         for keeper, _ in kept
         for outcome, number in (
-            ("granted", keeper.counts.granted),
+            ("granted", keeper.grants.came),
             ("refused", keeper.counts.refused),
             ("fault", keeper.counts.faults),
         )

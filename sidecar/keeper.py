@@ -3,14 +3,15 @@
 import asyncio
 import logging
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from sidecar import schedule
 from sidecar.advice import advice, cause
 from sidecar.clocks import SLICE_SECONDS, Clocks, Held
 from sidecar.files import Unwritable
-from sidecar.model import ExchangeFailed, Fault, Refused, Subject
+from sidecar.grants import Grants
+from sidecar.model import ExchangeFailed, Fault, Refused
 from sidecar.place import Place
 from sidecar.settings import TokenSettings
 from sidecar.sources import Source, SourceFailed
@@ -18,8 +19,6 @@ from sidecar.state import Caller, Counts, State
 
 log = logging.getLogger("sidecar")
 
-SKEW_SECONDS = 30.0
-"""Between our clock and the daemon's; with more, somebody should look at it."""
 _SHORTEST_NAP = 0.005
 _TRY_AGAIN = frozenset({"POLICY_CHANGED"})
 """Refusals that the next try may not meet."""
@@ -27,29 +26,32 @@ _TRY_AGAIN = frozenset({"POLICY_CHANGED"})
 
 @dataclass(slots=True)
 class Keeper:
-    """Keeps one token. `changed` is told "granted" or "removed"."""
+    """Keeps one token. `changed` is told "granted" or "removed", and of which credential."""
 
     settings: TokenSettings
     daemon: Caller
     source: Source
     place: Place
-    changed: Callable[[str], None]
+    changed: Callable[[str, Held], None]
     clocks: Clocks = field(default_factory=Clocks)
     draw: schedule.Draw = random.uniform
     state: State = field(default_factory=State)
     counts: Counts = field(default_factory=Counts)
-    _subject: Subject | None = None
+    grants: Grants = field(init=False)
     _renew_at: float = 0.0
     _not_before: float = 0.0
     _check_at: float = 0.0
-    _earlier: list[Held] = field(default_factory=list)
     _gone: asyncio.Event = field(default_factory=asyncio.Event)
+    _came: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.grants = Grants(self.settings, self.daemon, self.source, self.clocks)
 
     @property
     def ready(self) -> bool:
         """The credential is where it should be, and lives by both clocks and the daemon's last word."""
         held = self.state.held
-        return held is not None and self.state.vouched and held.rest(self.clocks) > 0
+        return held is not None and self.state.vouched and held.rest(self.clocks) > 0 and self.place.is_whole()
 
     def adopt(self) -> None:
         """Makes the files' place ready; goes on with what an earlier run left, until there is better.
@@ -57,33 +59,36 @@ class Keeper:
         Raises:
             Unwritable: it cannot be used.
         """
-        self.state.held = self.place.adopt(self.clocks)
-        if self.state.held is not None:
-            log.info("going on with what an earlier run left", extra=self._about(self.state.held))
+        held = self.place.adopt(self.clocks)
+        if held is not None:
+            self.state.held, self.state.vouched = held, True
+            self.grants.add(held)
+            log.info("going on with what an earlier run left", extra=self._about(held))
 
     async def keep(self) -> None:
         """Keeps it, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._end_in_time())
             while True:
-                try:
-                    await self._step()
-                except Exception as error:
-                    log.exception("this should not happen", extra=self._named())
-                    self._failed(Fault("", f"{type(error).__name__}: {error}"))
-                await self._doze(self._nap())
+                await self._bear(self._step)
+                await self._doze(self._nap(), self._gone)
 
     async def once(self, patience: float) -> str:
-        """Has it, or tries for so many seconds: "granted", "refused" or "unavailable"."""
+        """Has a new one, or tries for so many seconds: "granted", "refused" or "unavailable".
+
+        While nobody answers, what an earlier run left is as good until its end.
+        """
         until = self.clocks.elapsed() + patience
         while True:
-            await self._renew()
-            if self.ready:
+            before = self.grants.came
+            await self._bear(self._renew)
+            if self.ready and self.grants.came > before:
                 return "granted"
             if self.state.refused:
                 return "refused"
+            self._drop_if_over()
             if self._not_before > until:
-                return "unavailable"
+                return "granted" if self.ready else "unavailable"
             await self.clocks.sleep(max(_SHORTEST_NAP, self._not_before - self.clocks.elapsed()))
 
     async def give_back(self) -> None:
@@ -92,12 +97,21 @@ class Keeper:
         Raises:
             ExchangeFailed: some may live still.
         """
-        mine = [each for each in (*self._earlier, self.state.held, self.state.pending) if each]
         self._drop()
-        for each in mine:
-            if each.rest(self.clocks) > 0:
-                await self.daemon.give_back(each.credential.token, self._connection())
-                log.info("given back", extra=self._named(grant=each.credential.grant_id))
+        await self.grants.give_back()
+
+    def close(self) -> None:
+        """Another may have its place; what is asked for is not waited for."""
+        self.grants.close()
+        self.place.release()
+
+    async def _bear(self, work: Callable[[], Awaitable[None]]) -> None:
+        """One token's surprises take nothing from the others."""
+        try:
+            await work()
+        except Exception as error:
+            log.exception("this should not happen", extra=self._named())
+            self._failed(Fault("", f"{type(error).__name__}: {error}"))
 
     async def _step(self) -> None:
         now = self.clocks.elapsed()
@@ -125,37 +139,57 @@ class Keeper:
             naps.append(self._check_at - now)
         return max(_SHORTEST_NAP, min(naps))
 
-    async def _doze(self, seconds: float) -> None:
-        """Sleeps; not on when the token is gone meanwhile."""
-        ways = [asyncio.ensure_future(self.clocks.sleep(seconds)), asyncio.ensure_future(self._gone.wait())]
+    async def _doze(self, seconds: float, called: asyncio.Event) -> None:
+        """Sleeps, until it is called."""
+        ways = [asyncio.ensure_future(self.clocks.sleep(seconds)), asyncio.ensure_future(called.wait())]
         try:
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for way in ways:
                 way.cancel()
-            self._gone.clear()
+            called.clear()
 
     async def _end_in_time(self) -> None:
         while True:
-            held, nap = self.state.held, SLICE_SECONDS
-            if held is not None and (rest := held.rest(self.clocks)) <= 0:
-                self.counts.expired += 1
-                self.state.trouble = self.state.trouble or "it has ended"
-                self._drop()
-                log.error("expired; removed", extra=self._about(held, why=self.state.trouble))
+            nap = SLICE_SECONDS
+            if self._drop_if_over():
                 # Now somebody waits: the pauses begin anew, short.
                 self.state.failures = 0
                 self._gone.set()
-            elif held is not None:
-                nap = max(_SHORTEST_NAP, min(nap, rest))
+            elif (held := self.state.held) is not None:
+                self._restore(held)
+                nap = max(_SHORTEST_NAP, min(nap, held.rest(self.clocks)))
             self.place.tidy(self.clocks.elapsed())
-            await self.clocks.sleep(nap)
+            await self._doze(nap, self._came)
+
+    def _drop_if_over(self) -> bool:
+        held = self.state.held
+        if held is None or held.rest(self.clocks) > 0:
+            return False
+        self.counts.expired += 1
+        self.state.trouble = self.state.trouble or "it has ended"
+        self._drop()
+        log.error("expired; removed", extra=self._about(held, why=self.state.trouble))
+        return True
+
+    def _restore(self, held: Held) -> None:
+        """What somebody took away comes back."""
+        try:
+            if self.place.restore(held, self.clocks.elapsed()):
+                log.warning("files were gone; written anew", extra=self._about(held))
+                self.changed("granted", held)
+        except Unwritable as error:
+            if self.state.trouble != str(error):
+                log.error("files are gone", extra=self._about(held, why=str(error)))  # noqa: TRY400 - told whole
+            self.state.trouble = str(error)
 
     async def _renew(self) -> None:
         try:
             held = await self._granted()
             # Until it is in its place it is nobody's, but no other is asked for.
             self.state.pending = held
+            if held.rest(self.clocks) <= 0:
+                raise Fault("", "it came after its end")
             self.place.put(held, self.clocks.elapsed())
         except Refused as error:
             self._failed(error) if error.reason in _TRY_AGAIN else self._refused(error)
@@ -169,38 +203,30 @@ class Keeper:
         pending = self.state.pending
         if pending is not None and pending.rest(self.clocks) > pending.credential.seconds / 2:
             return pending
-        subject = await self.source.subject()
-        wall, elapsed = self.clocks.wall(), self.clocks.elapsed()
-        credential = await self.daemon.exchange(self.settings.ask, subject)
-        self._subject = replace(subject, token="")
-        self.counts.granted += 1
-        held = Held(credential=credential, wall=wall, elapsed=elapsed)
-        if abs(held.skew) > SKEW_SECONDS:
-            log.warning("clocks differ; compare them", extra=self._named(ahead_seconds=round(held.skew)))
-        return held
+        return await self.grants.another()
 
     def _accept(self, held: Held) -> None:
-        earlier = (*self._earlier, self.state.held) if self.state.held and self.state.vouched else self._earlier
-        self._earlier = [each for each in earlier if each.rest(self.clocks) > 0]
         self.state = State(held=held, vouched=True, trouble="")
         self._renew_at = schedule.refresh_after(held.credential.seconds, self.draw)
         self._not_before = 0.0
         self._check_later()
         log.info("granted", extra=self._about(held))
-        self.changed("granted")
+        self.changed("granted", held)
+        self._came.set()
 
     def _refused(self, error: Refused) -> None:
         self.counts.refused += 1
         had = self.state.held is not None
         self._drop()
-        self.state.refused, self.state.trouble = error.reason, error.message
+        self.state.failures, self.state.refused, self.state.trouble = 0, error.reason, error.message
         pause = schedule.pause_after_refusal(self.draw)
         self._not_before = self.clocks.elapsed() + pause
         told = {"reason": error.reason, "what_to_do": advice(error.reason), "again_in_seconds": round(pause)}
         log.error("refused; removed" if had else "refused", extra=self._named(why=error.message, **told))
 
     def _failed(self, error: ExchangeFailed | SourceFailed | Unwritable) -> None:
-        self.counts.faults += 1
+        if not isinstance(error, Unwritable):
+            self.counts.faults += 1
         held = self.state.held
         if held is not None and self.state.revoked:
             # It is dead, and nobody gave another.
@@ -222,18 +248,16 @@ class Keeper:
         if held is None:
             return
         try:
-            if self._subject is None:
-                self._subject = replace(await self.source.subject(), token="")
-            lives = await self.daemon.lives(held.credential.token, self._subject)
+            lives = await self.grants.lives(held)
         except (ExchangeFailed, SourceFailed) as error:
             if not self.state.untold:
                 log.info("nobody tells whether it lives", extra=self._named(why=str(error)))
             self.state.untold = True
-            self._subject = None
             return
         self.state.untold = False
         if not lives and self.state.held is held:
             self.counts.revoked += 1
+            self.grants.forget(held)
             self.state.vouched, self.state.revoked, self.state.trouble = False, True, "it was revoked"
             self._not_before = 0.0
             log.warning("revoked; asking for another", extra=self._about(held))
@@ -243,15 +267,12 @@ class Keeper:
 
     def _drop(self) -> None:
         """Nobody is to use what there is."""
-        had = self.state.held is not None
+        had = self.state.held
         self.state.held, self.state.pending = None, None
         self.state.vouched, self.state.revoked = False, False
         self.place.remove()
-        if had:
-            self.changed("removed")
-
-    def _connection(self) -> Subject:
-        return self._subject or Subject()
+        if had is not None:
+            self.changed("removed", had)
 
     def _named(self, **more: object) -> dict[str, object]:
         return {"token": self.settings.name, **more}

@@ -44,6 +44,22 @@ class Place:
             self._files.put(contents(held, settings.files.namespace, settings.server, settings.ask), now)
             self._left_behind = False
 
+    def restore(self, held: Held, now: float) -> bool:
+        """The files say this again where somebody took them away; whether somebody had.
+
+        Raises:
+            Unwritable: they are still away.
+        """
+        if self._files is None or self._files.are_there():
+            return False
+        self._files.prepare()
+        self.put(held, now)
+        return True
+
+    def is_whole(self) -> bool:
+        """Whether what was put is there."""
+        return self._files is None or self._files.are_there()
+
     def remove(self) -> None:
         """There are none any more; where that fails, `tidy` tries again."""
         if self._files is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from sidecar import __version__, ask, health
 from sidecar.answers import HEAD_BYTES, Responder
+from sidecar.clocks import Held
 from sidecar.exchange import Daemon
 from sidecar.files import Unwritable
 from sidecar.hooks import Hooks
@@ -42,14 +43,13 @@ class Kept:
             changed=self._changed,
         )
 
-    def _changed(self, event: str) -> None:
-        settings, held = self.keeper.settings, self.keeper.state.held
+    def _changed(self, event: str, held: Held) -> None:
+        settings, credential = self.keeper.settings, held.credential
         told = {"event": event, "name": settings.name}
         if settings.files:
             told["directory"] = str(settings.files.directory)
-        if held:
-            told["grant_id"] = held.credential.grant_id
-            told["expires_at"] = held.credential.expires_at.isoformat(timespec="seconds")
+        told["grant_id"] = credential.grant_id
+        told["expires_at"] = credential.expires_at.isoformat(timespec="seconds")
         self.hooks.changed(told)
 
 
@@ -74,7 +74,7 @@ async def run(settings: Settings, *, once: bool, patience: float) -> int:
         await _give_back(kept)
     finally:
         for each in kept:
-            each.keeper.place.release()
+            each.keeper.close()
             await each.daemon.close()
     return OK
 

@@ -23,7 +23,7 @@ Draw = Callable[[float, float], float]
 
 def refresh_after(lifetime: float, draw: Draw = random.uniform) -> float:
     """Seconds after which a credential with so many seconds to live is replaced."""
-    return draw(EARLIEST, LATEST) * max(0.0, lifetime)
+    return max(SHORTEST_PAUSE, draw(EARLIEST, LATEST) * lifetime)
 
 
 def pause_after_fault(
@@ -36,14 +36,16 @@ def pause_after_fault(
     Args:
         attempt: how many tries have failed, from 1.
         rest: seconds that the credential at hand still lives; 0 without one.
-        retry_after: what the daemon asks for, at the least.
+        retry_after: what the daemon asks for, at the least; not more than is bearable.
         draw: where chance comes from.
     """
+    least = min(retry_after or 0.0, LONGEST_PAUSE)
     if rest > 0:
-        bound = min(LONGEST_PAUSE, max(SHORTEST_PAUSE, SHARE_OF_REST * rest))
+        least = min(least, SHARE_OF_REST * rest)
+        bound = min(LONGEST_PAUSE, max(SHORTEST_PAUSE, SHARE_OF_REST * (rest - least)))
     else:
         bound = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(attempt, 16))
-    return (retry_after or 0.0) + draw(0.0, bound)
+    return least + draw(0.0, bound)
 
 
 def pause_after_refusal(draw: Draw = random.uniform) -> float:

@@ -11,7 +11,8 @@ from sidecar.model import Ask, Credential
 
 TOKEN, CA, NAMESPACE, KUBECONFIG = "token", "ca.crt", "namespace", "kubeconfig"
 GRANT = ".grant.json"
-"""Beside them: what a sidecar that starts anew has to know to go on with them."""
+"""Beside them, and for nobody else: what a sidecar that starts anew has to know to go on. It may not be allowed to
+read what it gave away."""
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -37,26 +38,15 @@ def read_back(folder: Path, server: str, ask: Ask) -> Held | None:
         told = json.loads((folder / GRANT).read_bytes())
         if told.pop("boot") != _boot() or told.pop("for") != _request(server, ask):
             return None
-        authority = folder / CA
-        return Held(
-            wall=float(told.pop("wall")),
-            elapsed=float(told.pop("elapsed")),
-            credential=Credential(
-                token=(folder / TOKEN).read_text(),
-                expires_at=datetime.fromisoformat(told.pop("expires_at")),
-                certificate_authority=authority.read_text() if authority.exists() else "",
-                **told,
-            ),
-        )
+        wall, elapsed = float(told.pop("wall")), float(told.pop("elapsed"))
+        credential = Credential(expires_at=datetime.fromisoformat(told.pop("expires_at")), **told)
+        return Held(wall=wall, elapsed=elapsed, credential=credential)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 
 def _grant(held: Held, server: str, ask: Ask) -> str:
-    told = asdict(held.credential)
-    for name in ("token", "certificate_authority"):
-        del told[name]
-    told["expires_at"] = held.credential.expires_at.isoformat()
+    told = asdict(held.credential) | {"expires_at": held.credential.expires_at.isoformat()}
     more = {"wall": held.wall, "elapsed": held.elapsed, "boot": _boot(), "for": _request(server, ask)}
     return json.dumps(told | more)
 

@@ -27,7 +27,6 @@ class Caller(Protocol):
 class Counts:
     """What happened since the start, for /metrics."""
 
-    granted: int = 0
     refused: int = 0
     faults: int = 0
     revoked: int = 0

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sidecar.files import LOCK
 from tests.daemon import Daemon
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "sidecar"
@@ -123,6 +124,10 @@ class Sidecar:
             return (self.files / "token").read_text()
         except FileNotFoundError:
             return None
+
+    def left(self) -> set[str]:
+        """What is in the folder, but for the lock."""
+        return {each.name for each in self.files.iterdir()} - {LOCK}
 
     def rss_mib(self) -> float:
         """Its resident memory now."""

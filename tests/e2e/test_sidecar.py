@@ -153,6 +153,18 @@ def test_over_several_lifetimes(place: Place) -> None:
     assert not any(each in said for each in reader.tokens)
 
 
+def test_all_that_is_said_is_an_event(place: Place) -> None:
+    """From the start to the end nothing is on standard error but lines of JSON, for collectors to read."""
+    sidecar = place.sidecar("said", "long/pods", "--hook", "/bin/sh -c 'exit 3'")
+    with sidecar.running():
+        assert sidecar.until("started")["tokens"] == ["default"]
+        sidecar.until("granted")
+        sidecar.until("hook failed")
+        assert sidecar.stop() == 0
+    told = [json.loads(line)["event"] for line in sidecar.log.read_text().splitlines()]
+    assert (told[0], told[-1]) == ("started", "stopping")
+
+
 def test_a_daemon_that_is_away_for_a_moment(tmp_path: Path) -> None:
     """What lives is kept; when the daemon is back it is replaced, on a connection of its own, at once."""
     with FakeIssuer.served(tmp_path / "issuer") as issuer:
@@ -169,7 +181,7 @@ def test_a_daemon_that_is_away_for_a_moment(tmp_path: Path) -> None:
                 # Nobody says that it is over, but it is.
                 sidecar.until("expired; removed")
                 assert sidecar.token() is None
-                assert sorted(sidecar.files.iterdir()) == []
+                assert sidecar.left() == set()
                 daemon.start()
                 sidecar.until("granted", times=2)
                 assert eventually(sidecar.token) != token
@@ -196,7 +208,7 @@ def test_a_policy_that_is_taken_away(place: Place) -> None:
         assert sidecar.events("expired; removed") == []
         assert (told["reason"], told["level"]) == ("NO_POLICY", "error")
         assert told["what_to_do"].startswith("ask the owner of the policy")
-        assert sorted(sidecar.files.iterdir()) == []
+        assert sidecar.left() == set()
         assert sidecar.stop() == 0
 
 

@@ -19,7 +19,7 @@ from sidecar import answers, ask, health
 from sidecar.answers import HEAD_BYTES, Answer, Responder
 from sidecar.hooks import Hooks
 from sidecar.settings import SocketSettings
-from tests.unit.sidecar.test_keeper import NO, kept
+from tests.unit.sidecar.keeping import NO, kept
 from tests.unit.sidecar.virtual import LIFETIME
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from exchanged.v1 import exchange_pb2 as pb
 from sidecar import advice
-from sidecar.exchange import Daemon, _only_namespace
+from sidecar.exchange import Daemon, _credential, _failed, _only_namespace
 from sidecar.model import Ask, Fault, Subject
 
 
@@ -40,3 +42,31 @@ async def test_who_vouches_is_read_for_each_connection(tmp_path: Path) -> None:
 def test_the_only_namespace(namespaces: list[list[str]], only: str) -> None:
     """It is the default of in-cluster clients where there is just one; a detail without any is for all."""
     assert _only_namespace([pb.AuthorizationDetail(namespaces=each) for each in namespaces]) == only
+
+
+def _reply(**changed: object) -> pb.ExchangeResponse:
+    usual = {"access_token": "a", "expires_in": 300, "expires_at": Timestamp(seconds=1_800_000_300)}
+    return pb.ExchangeResponse(**(usual | changed))  # type: ignore[arg-type] # as the tests have it
+
+
+def test_a_reply() -> None:
+    """As the daemon makes them."""
+    assert (_credential(_reply()).token, _credential(_reply()).seconds) == ("a", 300.0)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"access_token": ""}, {"expires_in": 0}, {"expires_in": -5}, {"expires_at": Timestamp(seconds=1 << 60)}],
+)
+def test_a_reply_that_cannot_be_used(changed: dict[str, object]) -> None:
+    """It is a fault, not a token: what there is stays."""
+    with pytest.raises(Fault, match="the daemon's answer"):
+        _credential(_reply(**changed))
+
+
+def test_details_that_are_none() -> None:
+    """Somebody between us and the daemon wrote them; the code and the text still say what they say."""
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff"))
+    error = grpc.aio.AioRpcError(grpc.StatusCode.PERMISSION_DENIED, grpc.aio.Metadata(), trailing, "go away")
+    failed = _failed(error)
+    assert (type(failed), failed.reason, failed.message) == (Fault, "", "go away [PERMISSION_DENIED]")

@@ -1,5 +1,6 @@
 """Sets of files that a reader finds whole, or not at all."""
 
+import fcntl
 import os
 import stat
 import threading
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.files import DATA, GRACE_SECONDS, NEXT, Files, Unwritable
+from sidecar.files import DATA, GRACE_SECONDS, LOCK, NEXT, Files, Unwritable
 from sidecar.settings import FileSettings
 
 SWAPS = 300
@@ -28,7 +29,8 @@ def _files(folder: Path, **more: object) -> Files:
 
 
 def _names(directory: Path) -> set[str]:
-    return {each.name for each in directory.iterdir()}
+    """What is there, but for the lock."""
+    return {each.name for each in directory.iterdir()} - {LOCK}
 
 
 @dataclass(slots=True)
@@ -204,6 +206,7 @@ def test_a_shared_group(tmp_path: Path) -> None:
     files.put(_set(1), 0.0)
     current = (files.directory / DATA).resolve()
     assert {path.stat().st_gid for path in (files.directory, current, *current.iterdir())} == {groups[0]}
+    assert files.are_there()
 
 
 @pytest.mark.skipif(not os.geteuid(), reason="root may give anything away")
@@ -244,6 +247,43 @@ def test_a_folder_has_one_sidecar(tmp_path: Path) -> None:
     first.prepare()
     first.release()
     _files(tmp_path)
+
+
+def test_the_lock_is_ours_alone(tmp_path: Path) -> None:
+    """Who may only read the folder keeps no sidecar from it."""
+    (tmp_path / "files").mkdir()
+    number = os.open(tmp_path / "files", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_SH)
+        files = _files(tmp_path)
+        assert stat.S_IMODE((files.directory / LOCK).stat().st_mode) == 0o600
+    finally:
+        os.close(number)
+
+
+def test_folders_of_somebody_else_stay(tmp_path: Path) -> None:
+    """Whatever begins with two dots is not ours for that."""
+    theirs = tmp_path / "files" / "..theirs" / "inner"
+    theirs.mkdir(parents=True)
+    files = _files(tmp_path)
+    files.put(_set(1), 0.0)
+    files.remove()
+    assert theirs.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs CHOWN")
+def test_an_owner(tmp_path: Path) -> None:
+    """Gets the files; the folders stay ours, so that we can go on, and its readers may pass through them."""
+    files = _files(tmp_path, owner=12345, mode=0o400)
+    files.put(_set(1) | {".hidden": b""}, 0.0)
+    current = (files.directory / DATA).resolve()
+    for name in _set(1):
+        found = (current / name).stat()
+        assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (12345, 0o400)
+    for ours in (files.directory, current, current / ".hidden"):
+        assert ours.stat().st_uid == os.geteuid()
+    for folder in (files.directory, current):
+        assert stat.S_IMODE(folder.stat().st_mode) & 0o005 == 0o005
 
 
 def test_a_folder_that_is_a_file(tmp_path: Path) -> None:

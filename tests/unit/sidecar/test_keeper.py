@@ -1,9 +1,8 @@
 """One token's life by clocks that the test turns."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,86 +11,10 @@ from hypothesis import strategies as st
 
 from sidecar import schedule
 from sidecar.clocks import SLICE_SECONDS
-from sidecar.keeper import Keeper
-from sidecar.model import Ask, Fault, Refused
-from sidecar.place import Place
-from sidecar.settings import FileSettings, TokenSettings
-from sidecar.sources import SourceFailed, SourceSettings
-from tests.unit.sidecar.virtual import LIFETIME, Draw, FakeDaemon, FakeSource, Turned, fault, middle, seeded
-
-NO = Refused("NO_POLICY", "no policy grants this [NO_POLICY, request r-1]")
-ROUND = 5.0
-"""Seconds in which a change of the world is noticed, besides the pauses that are meant."""
-
-
-@dataclass(slots=True)
-class Made:
-    """A keeper and its world."""
-
-    keeper: Keeper
-    daemon: FakeDaemon
-    turned: Turned
-    source: FakeSource
-    changes: list[str]
-    directory: Path
-
-    def read(self) -> str | None:
-        """What a reader of the file finds."""
-        try:
-            return (self.directory / "token").read_text()
-        except FileNotFoundError:
-            return None
-
-
-def make(folder: Path, draw: Draw = middle, **more: object) -> Made:
-    """A keeper that was not started."""
-    turned = Turned()
-    daemon, source = FakeDaemon(turned), FakeSource()
-    usual = TokenSettings(
-        name="prod",
-        server="exchanged.example:443",
-        ca=None,
-        ask=Ask(scope="read-pods/pods"),
-        source=SourceSettings(),
-        files=FileSettings(directory=folder / "files"),
-    )
-    told = replace(usual, **more)  # type: ignore[arg-type] # as the tests have it
-    changes: list[str] = []
-    assert told.files is not None
-    keeper = Keeper(
-        settings=told,
-        daemon=daemon,
-        source=source,
-        place=Place(told),
-        changed=changes.append,
-        clocks=turned.clocks(),
-        draw=draw,
-    )
-    keeper.adopt()
-    return Made(keeper, daemon, turned, source, changes, told.files.directory)
-
-
-@asynccontextmanager
-async def kept(folder: Path, draw: Draw = middle, **more: object) -> AsyncIterator[Made]:
-    """A keeper that runs, with its first token."""
-    made = make(folder, draw, **more)
-    async with running(made):
-        await made.turned.run(0.1)
-        assert made.read() == "token-1"
-        yield made
-
-
-@asynccontextmanager
-async def running(made: Made) -> AsyncIterator[None]:
-    """A keeper that runs."""
-    task = asyncio.create_task(made.keeper.keep())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        made.keeper.place.release()
+from sidecar.model import Fault, Refused
+from sidecar.sources import SourceFailed
+from tests.unit.sidecar.keeping import NO, ROUND, Made, kept, make, running
+from tests.unit.sidecar.virtual import LIFETIME, fault, seeded
 
 
 async def test_a_token_is_there_and_ready(tmp_path: Path) -> None:
@@ -328,13 +251,23 @@ async def test_a_clock_that_is_wrong_all_along_costs_nothing(tmp_path: Path, ahe
         assert len(made.daemon.asked) < 20
 
 
+@contextmanager
+def away(directory: Path) -> Iterator[None]:
+    """Nothing can be written there, nor read."""
+    hidden = directory.with_name("away")
+    directory.rename(hidden)
+    directory.touch()
+    yield
+    directory.unlink()
+    hidden.rename(directory)
+
+
 async def test_files_that_cannot_be_written_cost_no_further_grants(tmp_path: Path) -> None:
     """What was granted is written as soon as it can be; the old set stays whole until then."""
     async with kept(tmp_path) as made:
-        made.directory.rename(tmp_path / "away")
-        await made.turned.run(LIFETIME * 0.8)
+        with away(made.directory):
+            await made.turned.run(LIFETIME * 0.8)
         assert len(made.daemon.granted) == 2
-        (tmp_path / "away").rename(made.directory)
         assert made.read() == "token-1"
         await made.turned.run(LIFETIME * 0.19)
         assert made.read() == "token-2"
@@ -345,57 +278,54 @@ async def test_files_that_could_not_be_removed_are_removed_later(tmp_path: Path)
     """A refusal is not forgotten because the disk was away."""
     async with kept(tmp_path) as made:
         made.daemon.says = NO
-        made.directory.rename(tmp_path / "away")
-        await made.turned.run(LIFETIME * 0.65 + 0.1)
-        (tmp_path / "away").rename(made.directory)
+        with away(made.directory):
+            await made.turned.run(LIFETIME * 0.65 + 0.1)
         await made.turned.run(ROUND + 0.1)
         assert made.read() is None
 
 
-async def test_what_an_earlier_run_left_is_kept(tmp_path: Path) -> None:
-    """A sidecar that starts anew while the daemon is away goes on with its token; to its end, and no further."""
-    async with kept(tmp_path) as first:
-        pass
-    second = make(tmp_path)
-    second.turned.ran = first.turned.ran + 100
-    second.daemon.says = fault()
-    second.keeper.adopt()
-    async with running(second):
-        await second.turned.run(LIFETIME - 101)
-        assert second.read() == "token-1"
-        await second.turned.run(2)
-        assert second.read() is None
-
-
-async def test_what_an_earlier_run_left_for_another_request_goes(tmp_path: Path) -> None:
-    """The token of another scope is not what was asked for."""
-    async with kept(tmp_path):
-        pass
-    second = make(tmp_path, ask=Ask(scope="other/scope"))
-    assert second.read() is None
-
-
-async def test_giving_back(tmp_path: Path) -> None:
-    """All grants that live still end, and the files are gone."""
+@pytest.mark.parametrize("gone", ["..data", "token", ".."])
+async def test_files_that_somebody_takes_away_come_back(tmp_path: Path, gone: str) -> None:
+    """Until then it is not ready; no other is asked for, and the workload is told."""
     async with kept(tmp_path) as made:
-        await made.turned.run(LIFETIME * 0.7)
-        assert made.read() == "token-2"
-    giving = asyncio.create_task(made.keeper.give_back())
-    await made.turned.run(1)
-    await giving
-    assert made.daemon.given_back == ["token-1", "token-2"]
-    assert made.read() is None
+        shutil.rmtree(made.directory) if gone == ".." else (made.directory / gone).unlink()
+        assert not made.keeper.ready
+        await made.turned.run(ROUND)
+        assert made.keeper.ready
+        assert made.read() == "token-1"
+        assert made.changes == ["granted", "granted"]
+        assert len(made.daemon.asked) == 1
 
 
-@pytest.mark.parametrize(("trouble", "outcome"), [(None, "granted"), (NO, "refused"), (fault(), "unavailable")])
-async def test_once(tmp_path: Path, trouble: Refused | Fault | None, outcome: str) -> None:
-    """Had, refused, or tried for as long as there was patience."""
+async def test_a_token_that_was_long_on_its_way_goes_at_its_end(tmp_path: Path) -> None:
+    """Its life is counted from when it was asked for; what comes after its end is not shown at all."""
     made = make(tmp_path)
-    made.daemon.says = trouble
-    trying = asyncio.create_task(made.keeper.once(60))
-    await made.turned.run(61)
-    assert await trying == outcome
-    assert (len(made.daemon.asked) > 1) == (outcome == "unavailable")
+    made.daemon.lifetime, made.daemon.takes = 10.0, 9.5
+    async with running(made):
+        await made.turned.run(9.6)
+        assert made.read() == "token-1"
+        made.daemon.says = fault()
+        await made.turned.run(0.5)
+        assert made.read() is None
+    late = make(tmp_path / "late")
+    late.daemon.lifetime, late.daemon.takes = 10.0, 11.0
+    async with running(late):
+        await late.turned.run(12)
+        assert late.read() is None
+        assert "after its end" in late.keeper.state.trouble
+
+
+async def test_figures_tell_what_happened(tmp_path: Path) -> None:
+    """A token that cannot be written is no fault of an exchange, and an answer ends a row of failures."""
+    async with kept(tmp_path) as made:
+        with away(made.directory):
+            await made.turned.run(LIFETIME * 0.8)
+        assert made.keeper.counts.faults == 0
+        assert made.keeper.state.failures > 0
+        await made.turned.run(LIFETIME * 0.1)
+        made.daemon.says = NO
+        await made.turned.run(LIFETIME)
+        assert made.keeper.state.failures == 0
 
 
 EVENTS = st.one_of(

@@ -13,7 +13,7 @@ import yaml
 from sidecar import command, health, settings_file
 from sidecar.hooks import Hooks
 from sidecar.sources import KINDS
-from tests.unit.sidecar.test_keeper import make
+from tests.unit.sidecar.keeping import make
 
 PAGE = Path("docs/sidecar.md").read_text()
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)

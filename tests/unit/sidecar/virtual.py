@@ -63,7 +63,7 @@ class Turned:
 
 @dataclass(slots=True)
 class FakeDaemon:
-    """Grants, until `says` is an error; a call takes `takes` seconds."""
+    """Grants, until `says` is an error; a call takes `takes` seconds. `keeps` is a token that it does not end."""
 
     turned: Turned
     lifetime: float = LIFETIME
@@ -76,6 +76,7 @@ class FakeDaemon:
     given_back: list[str] = field(default_factory=list)
     granted: list[tuple[str, float]] = field(default_factory=list)
     revoked: set[str] = field(default_factory=set)
+    keeps: str = ""
     most_in_flight: int = 0
     _in_flight: int = 0
 
@@ -112,8 +113,8 @@ class FakeDaemon:
         """Notes it."""
         del subject
         await self._under_way()
-        if self.says is not None:
-            raise self.says
+        if self.says is not None or token == self.keeps:
+            raise self.says or fault()
         self.given_back.append(token)
 
     async def _under_way(self) -> None:
