@@ -11,7 +11,7 @@ import typer
 
 from exchanged.cli import token as exchange
 from exchanged.cli.output import Exit, fail, show_json
-from exchanged.cli.source import Source, SourceError, _found, default_audience, subject_token
+from exchanged.cli.source import Source, SourceError, default_audience, found, subject_token
 from exchanged.keys.files import write_private
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def kubeconfig(
                 request.subject_token = _printed(subject_token_command)
             else:
                 if source is Source.AUTO:
-                    _check_plugin(_found(subject_token_file).value, ca, certificate=certificate)
+                    _check_plugin(found(subject_token_file).value, ca, certificate=certificate)
                 request.subject_token = subject_token(source, subject_token_file, audience, spiffe_id)
             own = x509_svid(spiffe_id) if certificate or source is Source.X509_SVID else None
         except SourceError as error:

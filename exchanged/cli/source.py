@@ -47,7 +47,7 @@ def subject_token(source: Source, file: Path | None, audience: str, spiffe_id: s
         SourceError: with what to do about it.
     """
     if source is Source.AUTO:
-        source = _found(file)
+        source = found(file)
     if source is Source.X509_SVID:
         return ""
     if source is Source.JWT_SVID:
@@ -67,7 +67,7 @@ def subject_token(source: Source, file: Path | None, audience: str, spiffe_id: s
         raise SourceError(f"{path} cannot be read: {error}") from error
 
 
-def _found(file: Path | None) -> Source:
+def found(file: Path | None) -> Source:
     """What this environment offers: a named file, GitHub Actions, GitLab, a mounted token, SPIFFE, a pipe."""
     if file is not None:
         return Source.FILE

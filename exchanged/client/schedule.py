@@ -62,13 +62,15 @@ class Held:
     def fail(self, error: Exception, now: float) -> None:
         """None has come; who was refused has none any more."""
         self.failure = error
-        after = (error.retry_after if isinstance(error, ExchangeFailed) else None) or 0.0
+        hint = (error.retry_after if isinstance(error, ExchangeFailed) else None) or 0.0
+        after = min(hint, LONGEST_PAUSE)
         if isinstance(error, Refused):
             self.grant = None
             self.due_at = now + self.draw(REFUSED_PAUSE, 2 * REFUSED_PAUSE)
         elif rest := self.rest(now):
-            bound = max(SHORTEST_PAUSE, min(LONGEST_PAUSE, SHARE_OF_REST * rest))
-            self.due_at = now + after + min(rest, self.draw(0.0, bound))
+            after = min(after, SHARE_OF_REST * rest)
+            bound = max(SHORTEST_PAUSE, min(LONGEST_PAUSE, SHARE_OF_REST * (rest - after)))
+            self.due_at = now + min(rest, after + self.draw(0.0, bound))
         else:
             # Long enough for those who waited for this very try to hear of it instead of trying in turn.
             self.due_at = now + after + self.draw(SHORTEST_PAUSE, 2 * SHORTEST_PAUSE)

@@ -48,17 +48,15 @@ def test_pauses_have_full_jitter_a_bound_and_the_daemons_word(attempt: int, at: 
     assert pause(attempt, None, share(1)) == bound
 
 
-@given(rest=some.floats(0.001, 270), at=SHARES)
-def test_a_fault_leaves_the_token_and_room_for_another_try(rest: float, at: float) -> None:
-    """While a token lives, it is tried again before that ends; nobody is told."""
+@given(rest=some.floats(0.001, 270), at=SHARES, asked=some.none() | some.floats(0, 3_600))
+def test_a_fault_leaves_the_token_and_room_for_another_try(rest: float, at: float, asked: float | None) -> None:
+    """While a token lives, it is tried again before that ends, whatever the daemon asks for; nobody is told."""
     held = Held(draw=share(at))
     held.replace(GRANT, 0.0)
     now = held.ends_at - rest
-    held.fail(Unavailable("away"), now)
+    held.fail(Unavailable("away", retry_after=asked), now)
     assert held.live(now) is GRANT
-    assert now <= held.due_at <= held.ends_at + 0.001
-    held.fail(Unavailable("away", retry_after=7.0), now)
-    assert held.due_at >= now + 7
+    assert now + min(asked or 0.0, 60.0, rest / 2) - 0.001 <= held.due_at <= held.ends_at + 0.001
 
 
 def test_a_refusal_takes_the_token_and_is_not_repeated_for_a_while() -> None:
