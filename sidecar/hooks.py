@@ -5,12 +5,13 @@ import contextlib
 import json
 import logging
 import os
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sidecar.child import ran
 from sidecar.settings import HookSettings
+from sidecar.sources import read_file
 
 log = logging.getLogger("sidecar")
 
@@ -94,22 +95,10 @@ async def perform(hook: HookSettings, event: Mapping[str, str]) -> None:
 async def _run(command: tuple[str, ...], event: Mapping[str, str]) -> None:
     environment = {f"SIDECAR_{name.upper()}": value for name, value in event.items()}
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=2,  # standard output is nobody's; what it says goes where we say things
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
+        # Standard output is nobody's; what it says goes where we say things.
+        code = await ran(command, stdout=2, environment={**os.environ, **environment})
     except (OSError, ValueError) as error:
         raise HookFailed(f"{command[0]} cannot be run: {getattr(error, 'strerror', None) or error}") from error
-    try:
-        code = await process.wait()
-    finally:
-        if process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
     if code:
         raise HookFailed(f"{command[0]} ended with {code}")
 
@@ -154,7 +143,7 @@ def _signal(hook: HookSettings) -> None:
 
 def _of_file(file: Path) -> list[int]:
     try:
-        number = int(file.read_text().strip())
+        number = int(read_file(file).strip())
     except (OSError, ValueError) as error:
         raise HookFailed(f"{file} has no process id: {error}") from error
     if number <= 1:

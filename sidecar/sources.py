@@ -1,14 +1,21 @@
 """Where the proof of who asks comes from, had anew for each exchange."""
 
 import asyncio
-import contextlib
+import errno
+import functools
 import os
-import signal
+import stat
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from sidecar.child import printed
 from sidecar.model import Subject
+
+T = TypeVar("T")
 
 PROJECTED = Path("/var/run/secrets/exchanged/token")
 """Where the documentation mounts a projected service account token."""
@@ -90,8 +97,7 @@ class FileSource:
     async def subject(self) -> Subject:
         """What the file holds now: the kubelet swaps it, so it is opened each time."""
         try:
-            with self.path.open("rb") as file:
-                raw = file.read(LARGEST + 1)
+            raw = read_file(self.path)
         except OSError as error:
             raise SourceFailed(f"{self.path} cannot be read: {error.strerror}; is the token mounted there?") from error
         return Subject(token=_token(raw, str(self.path)))
@@ -119,7 +125,7 @@ class GithubSource:
         from sidecar.github import id_token  # noqa: PLC0415 - in CI alone
 
         try:
-            raw = await asyncio.to_thread(id_token, self.audience, self.seconds)
+            raw = await _aside(functools.partial(id_token, self.audience, self.seconds), self.seconds, "GitHub")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SourceFailed(f"GitHub gives no token: {error}") from error
         return Subject(token=_token(raw.encode(), "GitHub's answer"))
@@ -132,27 +138,15 @@ class CommandSource:
     command: tuple[str, ...]
 
     async def subject(self) -> Subject:
-        """What it prints now."""
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self.command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise SourceFailed(f"{self.command[0]} cannot be run: {error.strerror}") from error
+        """What it has printed when it ends."""
         try:
             async with asyncio.timeout(SECONDS):
-                raw = await _all(process.stdout)
-                code = await process.wait()
+                code, raw = await printed(self.command, LARGEST)
         except TimeoutError as error:
             raise SourceFailed(f"{self.command[0]} takes longer than {SECONDS:g} s") from error
-        finally:
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise SourceFailed(f"{self.command[0]} cannot be run: {why}") from error
         if code:
             raise SourceFailed(f"{self.command[0]} ended with {code}; what it says is above")
         return Subject(token=_token(raw, f"what {self.command[0]} prints"))
@@ -171,17 +165,46 @@ class SvidSource:
         """The SVIDs as they are now."""
         from sidecar.svid import subject  # noqa: PLC0415 - its library is large
 
-        return await asyncio.to_thread(
+        asking = functools.partial(
             subject, self.audience, self.spiffe_id, certificate=self.certificate, seconds=self.seconds
         )
+        return await _aside(asking, self.seconds, "the Workload API")
 
 
-async def _all(stream: asyncio.StreamReader | None) -> bytes:
-    """All that is written to it, or one byte more than may be."""
-    raw = b""
-    while stream is not None and len(raw) <= LARGEST and (more := await stream.read(LARGEST)):
-        raw += more
-    return raw
+def read_file(path: Path) -> bytes:
+    """What a file holds, as far as a token goes and a byte more; what would have to be waited for (a FIFO) is none.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return os.read(number, LARGEST + 1)
+    finally:
+        os.close(number)
+
+
+async def _aside(work: Callable[[], T], seconds: float, who: str) -> T:
+    """What a thread finds, which nobody waits for: not longer than so many seconds, and not at the end."""
+    found: Future[T] = Future()
+    found.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            found.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - whoever waits has it
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    finding = asyncio.wrap_future(found)
+    try:
+        if not (await asyncio.wait({finding}, timeout=seconds))[0]:
+            raise SourceFailed(f"{who} gives no answer within {seconds:g} s")
+        return await finding
+    finally:
+        finding.cancel()
 
 
 def _token(raw: bytes, where: str) -> str:

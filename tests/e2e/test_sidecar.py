@@ -277,6 +277,24 @@ def test_the_end_comes_quickly_while_the_daemon_is_out_of_reach(place: Place) ->
     assert time.monotonic() - began < 3
 
 
+def test_the_end_comes_quickly_while_a_source_hangs(place: Place) -> None:
+    """SIGTERM while the Workload API says nothing: nobody waits for it, and nothing else is said."""
+    sidecar = place.sidecar("hanging", "long/pods", "--source", "jwt-svid")
+    sidecar.environment["SPIFFE_ENDPOINT_SOCKET"] = f"unix://{place.folder}/hung.sock"
+    with socket.socket(socket.AF_UNIX) as api:
+        api.bind(f"{place.folder}/hung.sock")
+        api.listen()
+        api.settimeout(30)
+        with sidecar.running():
+            connection, _ = api.accept()
+            with connection:
+                began = time.monotonic()
+                assert sidecar.stop() == 0
+                assert time.monotonic() - began < 3
+    told = [json.loads(line)["event"] for line in sidecar.log.read_text().splitlines()]
+    assert told == ["started", "stopping"]
+
+
 CONFIG = """
 apiVersion: exchanged.dev/v1alpha1
 kind: Sidecar

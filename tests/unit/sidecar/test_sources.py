@@ -1,6 +1,13 @@
 """Where proofs come from."""
 
+import asyncio
 import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +17,8 @@ from sidecar.model import Subject
 from sidecar.sources import LARGEST, CommandSource, FileSource, GithubSource, GitlabSource, SourceFailed, SourceSettings
 from sidecar.sources import source as made
 from tests.issuers import FakeIssuer
+from tests.lab.pki import Authority
+from tests.sidecar import eventually
 from tests.spiffe.answers import Identity
 from tests.spiffe.pki import TrustDomain
 from tests.spiffe.workload_api import WorkloadApi
@@ -51,6 +60,14 @@ async def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         await FileSource(tmp_path / "token").subject()
 
 
+async def test_what_would_have_to_be_waited_for_is_no_file(tmp_path: Path) -> None:
+    """Nobody writes into this FIFO, and a folder is no token either."""
+    os.mkfifo(tmp_path / "token")
+    for path in (tmp_path / "token", tmp_path):
+        with pytest.raises(SourceFailed, match="no regular file"):
+            await FileSource(path).subject()
+
+
 async def test_a_command() -> None:
     """What it prints."""
     assert await CommandSource(("/bin/echo", "proof")).subject() == Subject(token="proof")
@@ -62,6 +79,7 @@ async def test_a_command() -> None:
         (("/no/such",), "cannot be run"),
         (("/bin/sh", "-c", "echo proof; exit 4"), "ended with 4"),
         (("/bin/true",), "no token"),
+        (("/bin/echo", "\0"), "cannot be run"),
         (("/bin/sh", "-c", f"head -c {LARGEST * 3} /dev/zero"), "more than|ended with"),
     ],
 )
@@ -71,11 +89,62 @@ async def test_a_command_that_gives_none(command: tuple[str, ...], told: str) ->
         await CommandSource(command).subject()
 
 
-async def test_a_command_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is ended."""
-    monkeypatch.setattr(sources, "SECONDS", 0.2)
+async def test_a_command_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended, with what it started."""
+    monkeypatch.setattr(sources, "SECONDS", 0.3)
+    script = f"sleep 100 & echo $! > {tmp_path}/pid; wait"
     with pytest.raises(SourceFailed, match="takes longer"):
-        await CommandSource(("/bin/sleep", "100")).subject()
+        await CommandSource(("/bin/sh", "-c", script)).subject()
+    number = int((tmp_path / "pid").read_text())
+    eventually(lambda: _state(number) in {"", "Z"})
+
+
+async def test_a_command_that_leaves_something_in_the_background() -> None:
+    """What it had printed when it ended is the token, whoever holds its standard output."""
+    began = time.monotonic()
+    background = "sleep 100 & echo $! >&2; echo proof; exit 0"
+    read, write = os.pipe()
+    with os.fdopen(read) as said:
+        source = CommandSource(("/bin/sh", "-c", background.replace("&2", f"/proc/{os.getpid()}/fd/{write}")))
+        assert await source.subject() == Subject(token="proof")
+        assert time.monotonic() - began < sources.SECONDS / 2
+        os.close(write)
+        os.kill(int(said.read()), signal.SIGKILL)
+
+
+def _state(number: int) -> str:
+    """Of a process, as proc(5) has it; "" for none."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return ""
+
+
+ORPHANS = """
+import asyncio, os
+from sidecar.child import ran
+
+async def main():
+    assert await ran(("/bin/sh", "-c", "sleep 0.01 &"), stdout=2) == 0
+    os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    assert await ran(("/bin/sh", "-c", "exit 3"), stdout=2) == 3
+    try:
+        print(os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT | os.WNOHANG))
+    except ChildProcessError:
+        print("none is left")
+
+assert os.getpid() == 1
+asyncio.run(main())
+"""
+
+
+def test_orphans_are_buried() -> None:
+    """As process 1 of a container, by the next that runs; whose end somebody waits for are not among them."""
+    own = ["unshare", "--pid", "--fork", *(["--user", "--map-root-user"] if os.geteuid() else [])]
+    if subprocess.run([*own, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no process namespaces for us here")
+    done = subprocess.run([*own, sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("none is left\n", "")
 
 
 async def test_gitlab(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +170,34 @@ async def test_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_URL")
     with pytest.raises(SourceFailed, match="id-token: write"):
         await GithubSource(AUDIENCE).subject()
+
+
+async def test_an_answer_that_drips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a byte comes, it takes so many seconds in all."""
+    authority, stop = Authority("runner"), asyncio.Event()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.server().write(tmp_path, "runner"))
+    (tmp_path / "ca.crt").write_bytes(authority.pem)
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while not stop.is_set():
+            writer.write(b" ")
+            await asyncio.wait({asyncio.ensure_future(stop.wait())}, timeout=0.05)
+        writer.write(b"{}")
+        writer.close()
+
+    threads = threading.active_count()
+    async with await asyncio.start_server(drip, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"https://127.0.0.1:{port}/token")
+        monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "a job's")
+        monkeypatch.setenv("ACTIONS_ID_TOKEN_CA", str(tmp_path / "ca.crt"))
+        with pytest.raises(SourceFailed, match="GitHub gives no answer within"):
+            await GithubSource(AUDIENCE, 0.5).subject()
+        stop.set()
+        await asyncio.to_thread(eventually, lambda: threading.active_count() <= threads + 1)
 
 
 async def test_svids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
