@@ -173,7 +173,7 @@ class _Asking:
             await daemon.close()
 
     async def _subject(self, within: float | None) -> Subject:
-        """The proof. What waits in a thread has to end by itself: the end of the loop waits for it."""
+        """The proof."""
         kind = self._told.source.kind
         try:
             async with asyncio.timeout(within):

@@ -1,5 +1,6 @@
 """The token of a GitHub Actions job, over HTTPS: a client and TLS that nobody else in the sidecar needs."""
 
+import http.client
 import json
 import os
 import ssl
@@ -28,3 +29,5 @@ def id_token(audience: str, seconds: float) -> str:
     except urllib.error.HTTPError as error:
         with error:
             raise ValueError(f"HTTP {error.code}") from error
+    except http.client.HTTPException as error:
+        raise ValueError(f"the answer broke off, or is none: {error!r}") from error

@@ -32,14 +32,21 @@ class Hooks:
         self._hooks = hooks
         self._name = name
         self._event: dict[str, str] | None = None
-        self._came = asyncio.Event()
+        self._came, self._told = asyncio.Event(), asyncio.Event()
+        self._told.set()
         self.done = 0
         self.failed = 0
 
     def changed(self, event: Mapping[str, str]) -> None:
         """Notes a change, of which the hooks are told soon."""
         self._event = dict(event)
+        if self._hooks:
+            self._told.clear()
         self._came.set()
+
+    async def told(self) -> None:
+        """Returns when there is nothing that was not told, or given up."""
+        await self._told.wait()
 
     async def run(self) -> None:
         """Tells of changes until cancelled; what was not told yet of an older one is not told any more."""
@@ -48,6 +55,8 @@ class Hooks:
             self._came.clear()
             event = self._event or {}
             await asyncio.gather(*(self._tell(hook, event) for hook in self._hooks))
+            if not self._came.is_set():
+                self._told.set()
 
     async def _tell(self, hook: HookSettings, event: Mapping[str, str]) -> None:
         for pause in (*PAUSES, None):

@@ -27,6 +27,8 @@ OK, REFUSED, USAGE, UNAVAILABLE = 0, 1, 2, 3
 """Exit codes, as those of `exchanged`."""
 GIVE_BACK_SECONDS = 5.0
 """At the end, for all tokens; a pod has 30 in all."""
+HOOKS_SECONDS = 3.0
+"""After that, for hooks to be told that the files are gone."""
 
 
 class Kept:
@@ -71,7 +73,6 @@ async def run(settings: Settings, *, once: bool, patience: float) -> int:
         async with _serving(settings, kept):
             log.info("started", extra={"version": __version__, "tokens": [token.name for token in settings.tokens]})
             await _keep(kept, stop)
-        await _give_back(kept)
     finally:
         for each in kept:
             each.keeper.close()
@@ -92,11 +93,15 @@ def _adopt(kept: list[Kept]) -> None:
 
 async def _keep(kept: list[Kept], stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(each.keeper.keep()) for each in kept]
-        tasks += [group.create_task(each.hooks.run()) for each in kept]
+        keeping = [group.create_task(each.keeper.keep()) for each in kept]
+        telling = [group.create_task(each.hooks.run()) for each in kept]
         await stop.wait()
         log.info("stopping")
-        for task in tasks:
+        for task in keeping:
+            task.cancel()
+        await asyncio.wait(keeping)
+        await asyncio.gather(*(_give_back(each) for each in kept if each.keeper.settings.give_back))
+        for task in telling:
             task.cancel()
 
 
@@ -118,16 +123,17 @@ async def _all(keepers: list[Keeper], patience: float) -> list[str]:
     return await asyncio.gather(*(keeper.once(patience) for keeper in keepers))
 
 
-async def _give_back(kept: list[Kept]) -> None:
-    async def one(keeper: Keeper) -> None:
-        try:
-            async with asyncio.timeout(GIVE_BACK_SECONDS):
-                await keeper.give_back()
-        except (ExchangeFailed, TimeoutError) as error:
-            told = {"token": keeper.settings.name, "why": str(error) or "no answer in time"}
-            log.warning("not given back; it ends by itself", extra=told)
-
-    await asyncio.gather(*(one(each.keeper) for each in kept if each.keeper.settings.give_back))
+async def _give_back(kept: Kept) -> None:
+    keeper = kept.keeper
+    try:
+        async with asyncio.timeout(GIVE_BACK_SECONDS):
+            await keeper.give_back()
+    except (ExchangeFailed, TimeoutError) as error:
+        told = {"token": keeper.settings.name, "why": str(error) or "no answer in time"}
+        log.warning("not given back; it ends by itself", extra=told)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(HOOKS_SECONDS):
+            await kept.hooks.told()
 
 
 @asynccontextmanager
@@ -154,8 +160,8 @@ async def _serving(settings: Settings, kept: list[Kept]) -> AsyncIterator[None]:
 def _usable(what: str) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        raise Faulty([f"{what}: {error.strerror or error}"]) from error
+    except (OSError, UnicodeError) as error:
+        raise Faulty([f"{what}: {getattr(error, 'strerror', None) or error}"]) from error
 
 
 def _roots(ca: Path | None) -> Callable[[], bytes] | None:

@@ -256,15 +256,19 @@ def test_a_folder_has_one_sidecar(place: Place) -> None:
 
 
 def test_a_token_is_given_back(place: Place) -> None:
-    """SIGTERM: exit code 0, no files, and nothing that lives."""
-    sidecar = place.sidecar("back", "long/pods", "--give-back")
+    """SIGTERM: exit code 0, no files, nothing that lives, and the workload is told."""
+    told = place.folder / "back-told"
+    hook = f"/bin/sh -c 'echo $SIDECAR_EVENT $SIDECAR_GRANT_ID >> {told}'"
+    sidecar = place.sidecar("back", "long/pods", "--give-back", "--hook", hook)
     sidecar.start()
-    sidecar.until("granted")
+    grant = sidecar.until("granted")["grant"]
     token = eventually(sidecar.token)
+    eventually(told.exists)
     assert place.lives(token)
     assert sidecar.stop() == 0
     assert not place.lives(token)
     assert sidecar.token() is None
+    assert told.read_text().splitlines() == [f"granted {grant}", f"removed {grant}"]
 
 
 def test_the_end_comes_quickly_while_the_daemon_is_out_of_reach(place: Place) -> None:

@@ -19,10 +19,10 @@ EVENT = {"event": "granted", "name": "prod", "directory": "/files"}
 
 @asynccontextmanager
 async def _waiting(folder: Path, name: str = "workload") -> AsyncIterator[subprocess.Popen[bytes]]:
-    """A process that is called so, and writes a file when it is sent SIGHUP."""
+    """A process that is called so, and writes a file when it is sent SIGUSR1."""
     program = folder / name
     program.symlink_to("/bin/sh")
-    script = f"trap 'echo > {folder}/hup' HUP; echo > {folder}/up; while :; do sleep 0.02; done"
+    script = f"trap 'echo > {folder}/told' USR1; echo > {folder}/up; while :; do sleep 0.02; done"
     with subprocess.Popen([program, "-c", script]) as process:
         try:
             await _eventually((folder / "up").exists)
@@ -43,23 +43,23 @@ async def _eventually(holds: Callable[[], object]) -> None:
 async def test_a_signal_to_a_process_by_name(tmp_path: Path) -> None:
     """Every process whose program is called so has it."""
     async with _waiting(tmp_path, f"workload-{os.getpid()}"):
-        await perform(HookSettings(signal=signal.SIGHUP, process=f"workload-{os.getpid()}"), EVENT)
-        await _eventually((tmp_path / "hup").exists)
+        await perform(HookSettings(signal=signal.SIGUSR1, process=f"workload-{os.getpid()}"), EVENT)
+        await _eventually((tmp_path / "told").exists)
 
 
 async def test_of_a_family_the_first_is_signalled(tmp_path: Path) -> None:
     """A server's workers are its own to tell."""
     name = f"server-{os.getpid()}"
     (tmp_path / name).symlink_to("/bin/sh")
-    inner = f"trap 'echo > {tmp_path}/inner-hup' HUP; echo > {tmp_path}/inner-up; while :; do sleep 0.02; done"
-    outer = f"trap 'echo > {tmp_path}/hup' HUP; {tmp_path}/{name} -c \"$INNER\" & while :; do sleep 0.02; done"
+    inner = f"trap 'echo > {tmp_path}/inner-told' USR1; echo > {tmp_path}/inner-up; while :; do sleep 0.02; done"
+    outer = f"trap 'echo > {tmp_path}/told' USR1; {tmp_path}/{name} -c \"$INNER\" & while :; do sleep 0.02; done"
     environment = {**os.environ, "INNER": inner}
     with subprocess.Popen([tmp_path / name, "-c", outer], env=environment, start_new_session=True) as process:
         try:
             await _eventually((tmp_path / "inner-up").exists)
-            await perform(HookSettings(signal=signal.SIGHUP, process=name), EVENT)
-            await _eventually((tmp_path / "hup").exists)
-            assert not (tmp_path / "inner-hup").exists()
+            await perform(HookSettings(signal=signal.SIGUSR1, process=name), EVENT)
+            await _eventually((tmp_path / "told").exists)
+            assert not (tmp_path / "inner-told").exists()
         finally:
             os.killpg(process.pid, signal.SIGKILL)
 
@@ -68,8 +68,8 @@ async def test_a_signal_to_a_process_by_its_pid_file(tmp_path: Path) -> None:
     """The number is read each time."""
     async with _waiting(tmp_path) as process:
         (tmp_path / "pid").write_text(f"{process.pid}\n")
-        await perform(HookSettings(signal=signal.SIGHUP, pid_file=tmp_path / "pid"), EVENT)
-        await _eventually((tmp_path / "hup").exists)
+        await perform(HookSettings(signal=signal.SIGUSR1, pid_file=tmp_path / "pid"), EVENT)
+        await _eventually((tmp_path / "told").exists)
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "1", "9" * 30])
@@ -77,13 +77,13 @@ async def test_a_pid_file_that_names_no_workload(tmp_path: Path, text: str) -> N
     """Neither a group of processes nor the first one is signalled."""
     (tmp_path / "pid").write_text(text)
     with pytest.raises(HookFailed, match="process"):
-        await perform(HookSettings(signal=signal.SIGHUP, pid_file=tmp_path / "pid"), EVENT)
+        await perform(HookSettings(signal=signal.SIGUSR1, pid_file=tmp_path / "pid"), EVENT)
 
 
 async def test_nobody_is_called_so() -> None:
     """It is said what may be missing."""
     with pytest.raises(HookFailed, match="share process ids"):
-        await perform(HookSettings(signal=signal.SIGHUP, process="nobody-is-called-so"), EVENT)
+        await perform(HookSettings(signal=signal.SIGUSR1, process="nobody-is-called-so"), EVENT)
 
 
 async def test_a_command(tmp_path: Path) -> None:

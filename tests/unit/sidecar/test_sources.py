@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -172,32 +174,58 @@ async def test_github(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         await GithubSource(AUDIENCE).subject()
 
 
+@asynccontextmanager
+async def _runner(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, answer: Callable[[asyncio.StreamWriter], Awaitable[None]]
+) -> AsyncIterator[None]:
+    """A job in GitHub Actions whose runner gives this answer."""
+    authority = Authority("runner")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.server().write(folder, "runner"))
+    (folder / "ca.crt").write_bytes(authority.pem)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        await answer(writer)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as server:
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"https://127.0.0.1:{port}/token")
+        monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "a job's")
+        monkeypatch.setenv("ACTIONS_ID_TOKEN_CA", str(folder / "ca.crt"))
+        yield
+
+
 async def test_an_answer_that_drips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often a byte comes, it takes so many seconds in all."""
-    authority, stop = Authority("runner"), asyncio.Event()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*authority.server().write(tmp_path, "runner"))
-    (tmp_path / "ca.crt").write_bytes(authority.pem)
+    stop = asyncio.Event()
 
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.readuntil(b"\r\n\r\n")
+    async def drip(writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while not stop.is_set():
             writer.write(b" ")
             await asyncio.wait({asyncio.ensure_future(stop.wait())}, timeout=0.05)
         writer.write(b"{}")
-        writer.close()
 
     threads = threading.active_count()
-    async with await asyncio.start_server(drip, "127.0.0.1", 0, ssl=context) as server:
-        port = server.sockets[0].getsockname()[1]
-        monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", f"https://127.0.0.1:{port}/token")
-        monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "a job's")
-        monkeypatch.setenv("ACTIONS_ID_TOKEN_CA", str(tmp_path / "ca.crt"))
+    async with _runner(tmp_path, monkeypatch, drip):
         with pytest.raises(SourceFailed, match="GitHub gives no answer within"):
             await GithubSource(AUDIENCE, 0.5).subject()
         stop.set()
         await asyncio.to_thread(eventually, lambda: threading.active_count() <= threads + 1)
+
+
+@pytest.mark.parametrize("answer", [b"no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", b""])
+async def test_an_answer_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    """It is the source that failed, and it may be asked again."""
+
+    async def broken(writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+
+    async with _runner(tmp_path, monkeypatch, broken):
+        with pytest.raises(SourceFailed):
+            await GithubSource(AUDIENCE).subject()
 
 
 async def test_svids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
