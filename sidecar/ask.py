@@ -37,7 +37,7 @@ def answering(keepers: Iterable[Keeper]) -> Callable[[str], Answer]:
             return _said(404, error=f"there are {', '.join(f'/token/{each}' for each in named)}")
         held = keeper.state.held
         if held is None or not keeper.ready:
-            return _said(503, error=keeper.state.trouble or "it has ended", reason=keeper.state.refused)
+            return _said(503, error=keeper.trouble, reason=keeper.state.refused)
         credential = held.credential
         return _said(
             200,

@@ -175,7 +175,7 @@ def _hook(parser: argparse.ArgumentParser, text: str) -> "HookSettings":
 
     signal_name, colon, process = text.partition(":")
     try:
-        if text.startswith("http:"):
+        if text.startswith(("http:", "https:")):
             return hook((), text, "", "", None)
         if colon and signal_name.isupper() and signal_name.isalnum():
             return hook((), "", signal_name, process, None)

@@ -93,21 +93,23 @@ class Daemon:
             self._opened = None
 
     async def _call(self, method: str, request: Any, subject: Subject) -> Any:
-        stub: Any = exchange_pb2_grpc.TokenExchangeStub(await self._channel(subject))  # type: ignore[no-untyped-call] # generated
+        stub: Any = exchange_pb2_grpc.TokenExchangeStub(self._channel(subject))  # type: ignore[no-untyped-call] # generated
         try:
             return await getattr(stub, method)(request, timeout=SECONDS)
         except grpc.aio.AioRpcError as error:
             failed = _failed(error)
             if not failed.reason:
                 # Nobody answered; nor would anybody soon on this connection, were it the connection's fault.
-                await self.close()
+                self._opened = None
             raise failed from error
 
-    async def _channel(self, subject: Subject) -> grpc.aio.Channel:
-        """The connection; a new one where the certificate that opened it is not the subject's any more."""
+    def _channel(self, subject: Subject) -> grpc.aio.Channel:
+        """The connection; a new one where the certificate that opened it is not the subject's any more.
+
+        An old one is let go of and not closed: other calls may be on it, and end with it otherwise.
+        """
         if self._opened is not None and self._opened[0] == subject.certificate:
             return self._opened[1]
-        await self.close()
         try:
             roots = self._roots() if callable(self._roots) else self._roots
         except OSError as error:

@@ -69,6 +69,8 @@ class Files:
             Unwritable: nothing has changed.
         """
         directory, name = self._settings.directory, _new_name()
+        if not self._is_claimed():
+            self.prepare()  # somebody took the folder away, or its lock
         with _told(directory):
             try:
                 self._write(name, files)
@@ -89,9 +91,9 @@ class Files:
             self._unlink_others(shown)
 
     def are_there(self) -> bool:
-        """Whether a set is there, and every name leads to its file: others may write to the folder too."""
+        """Whether a set of ours is there, and every name leads to its file: others may write to the folder too."""
         directory, current = self._settings.directory, self._current()
-        if current is None:
+        if current is None or not self._is_claimed():
             return False
         with contextlib.suppress(OSError):
             names = [each for each in os.listdir(directory / current) if not each.startswith(".")]  # noqa: PTH208 - names
@@ -102,6 +104,11 @@ class Files:
         """None of them is there any more, and they went all at once."""
         directory = self._settings.directory
         with _told(directory):
+            if not self._is_claimed():
+                try:
+                    self._claim()
+                except (FileNotFoundError, BlockingIOError):
+                    return  # the folder is gone, or another sidecar's by now
             (directory / DATA).unlink(missing_ok=True)
             self._unlink_others([])
             for each in self._sets():
@@ -128,8 +135,21 @@ class Files:
         self.release()
         # A file of ours: who may only read here can lock the folder itself.
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        self._lock = os.open(self._settings.directory / LOCK, flags, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        number = os.open(self._settings.directory / LOCK, flags, 0o600)
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(number)
+            raise
+        self._lock = number
+
+    def _is_claimed(self) -> bool:
+        """Whether the lock that is there is still the one we have."""
+        with contextlib.suppress(OSError):
+            if self._lock is not None:
+                found = (self._settings.directory / LOCK).stat(follow_symlinks=False)
+                return os.path.samestat(os.fstat(self._lock), found)
+        return False
 
     def _sets(self) -> list[Path]:
         """The folders of sets; another's things are not touched."""

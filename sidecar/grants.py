@@ -15,6 +15,8 @@ log = logging.getLogger("sidecar")
 
 SKEW_SECONDS = 30.0
 """Between our clock and the daemon's; with more, somebody should look at it."""
+PROOF_SECONDS = 1.0
+"""For a new proof at the end; without one the last opens the connection."""
 
 
 @dataclass(slots=True)
@@ -71,12 +73,14 @@ class Grants:
         Raises:
             ExchangeFailed: some may live still; each was tried.
         """
-        await self._end()
+        failures = await self._end()
         if self._asking is not None:
             # The daemon may have granted it by now, and nobody else would know of it.
             with contextlib.suppress(ExchangeFailed):
                 await self._asking
-            await self._end()
+            failures = await self._end()
+        for failure in failures:
+            raise failure
 
     def close(self) -> None:
         """What is asked for is not waited for."""
@@ -95,22 +99,22 @@ class Grants:
             log.warning("clocks differ; compare them", extra=told)
         return held
 
-    async def _end(self) -> None:
+    async def _end(self) -> list[BaseException]:
+        """Why it could not be told of some that they ended."""
         living = [each for each in self._living if each.rest(self.clocks) > 0]
         if not living:
-            return
-        with contextlib.suppress(SourceFailed):
-            await self._connection()
+            return []
+        with contextlib.suppress(SourceFailed, TimeoutError):
+            async with asyncio.timeout(PROOF_SECONDS):
+                await self._connection()
         subject = self._subject or Subject()
         ends = (self.daemon.give_back(each.credential.token, subject) for each in living)
-        failures = await asyncio.gather(*ends, return_exceptions=True)
-        for held, failure in zip(living, failures, strict=True):
+        tried = await asyncio.gather(*ends, return_exceptions=True)
+        for held, failure in zip(living, tried, strict=True):
             if failure is None:
                 self.forget(held)
                 log.info("given back", extra={"token": self.settings.name, "grant": held.credential.grant_id})
-        for failure in failures:
-            if failure is not None:
-                raise failure
+        return [failure for failure in tried if failure is not None]
 
     async def _connection(self) -> Subject:
         """What the connection is opened with where no proof goes over it."""

@@ -28,9 +28,7 @@ def answering(kept: Kept) -> Callable[[str], Answer]:
 
 def _ready(kept: Kept) -> Answer:
     """Ready is what works and lives: every token, by both clocks and the daemon's last word."""
-    troubles = [
-        f"{keeper.settings.name}: {keeper.state.trouble or 'it has ended'}" for keeper, _ in kept if not keeper.ready
-    ]
+    troubles = [f"{keeper.settings.name}: {keeper.trouble}" for keeper, _ in kept if not keeper.ready]
     return Answer(503, "\n".join(troubles) + "\n") if troubles else Answer(200, "ok\n")
 
 

@@ -53,6 +53,13 @@ class Keeper:
         held = self.state.held
         return held is not None and self.state.vouched and held.rest(self.clocks) > 0 and self.place.is_whole()
 
+    @property
+    def trouble(self) -> str:
+        """Why it is not ready, for people."""
+        held, told = self.state.held, self.state.away or self.state.trouble
+        lives = held is not None and held.rest(self.clocks) > 0
+        return told or ("its files were taken away" if lives else "it has ended")
+
     def adopt(self) -> None:
         """Makes the files' place ready; goes on with what an earlier run left, until there is better.
 
@@ -78,11 +85,10 @@ class Keeper:
 
         While nobody answers, what an earlier run left is as good until its end.
         """
-        until = self.clocks.elapsed() + patience
+        until, left = self.clocks.elapsed() + patience, self.state.held
         while True:
-            before = self.grants.came
             await self._bear(self._renew)
-            if self.ready and self.grants.came > before:
+            if self.ready and self.state.held is not left:
                 return "granted"
             if self.state.refused:
                 return "refused"
@@ -175,13 +181,15 @@ class Keeper:
     def _restore(self, held: Held) -> None:
         """What somebody took away comes back."""
         try:
-            if self.place.restore(held, self.clocks.elapsed()):
+            restored = self.place.restore(held, self.clocks.elapsed())
+            self.state.away = ""
+            if restored:
                 log.warning("files were gone; written anew", extra=self._about(held))
                 self.changed("granted", held)
         except Unwritable as error:
-            if self.state.trouble != str(error):
+            if self.state.away != str(error):
                 log.error("files are gone", extra=self._about(held, why=str(error)))  # noqa: TRY400 - told whole
-            self.state.trouble = str(error)
+            self.state.away = str(error)
 
     async def _renew(self) -> None:
         try:

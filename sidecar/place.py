@@ -52,7 +52,6 @@ class Place:
         """
         if self._files is None or self._files.are_there():
             return False
-        self._files.prepare()
         self.put(held, now)
         return True
 

@@ -39,7 +39,7 @@ def pause_after_fault(
         retry_after: what the daemon asks for, at the least; not more than is bearable.
         draw: where chance comes from.
     """
-    least = min(retry_after or 0.0, LONGEST_PAUSE)
+    least = min(max(retry_after or 0.0, 0.0), LONGEST_PAUSE)
     if rest > 0:
         least = min(least, SHARE_OF_REST * rest)
         bound = min(LONGEST_PAUSE, max(SHORTEST_PAUSE, SHARE_OF_REST * (rest - least)))

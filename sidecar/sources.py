@@ -147,7 +147,7 @@ class CommandSource:
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise SourceFailed(f"{self.command[0]} cannot be run: {why}") from error
-        if code:
+        if code and len(raw) <= LARGEST:
             raise SourceFailed(f"{self.command[0]} ended with {code}; what it says is above")
         return Subject(token=_token(raw, f"what {self.command[0]} prints"))
 

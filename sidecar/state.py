@@ -42,6 +42,7 @@ class State:
         vouched: the daemon's last word on it was yes.
         revoked: the daemon's last word on it was no.
         pending: granted, but not written to its files yet.
+        away: why its files are not there, though it lives; for people.
         trouble: why it is not as it should be, for people; "" while all is well.
         refused: the reason of the last exchange, if it was a refusal.
         failures: tries since the last that was answered.
@@ -52,6 +53,7 @@ class State:
     vouched: bool = False
     revoked: bool = False
     pending: Held | None = None
+    away: str = ""
     trouble: str = "nothing was asked for yet"
     refused: str = ""
     failures: int = 0

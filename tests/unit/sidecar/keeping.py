@@ -1,8 +1,8 @@
 """A keeper in a world whose clocks the test turns."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -90,3 +90,14 @@ async def running(made: Made) -> AsyncIterator[None]:
         with pytest.raises(asyncio.CancelledError):
             await task
         made.keeper.close()
+
+
+@contextmanager
+def away(directory: Path) -> Iterator[None]:
+    """Nothing can be written there, nor read."""
+    hidden = directory.with_name("away")
+    directory.rename(hidden)
+    directory.touch()
+    yield
+    directory.unlink()
+    hidden.rename(directory)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from sidecar import grants
 from sidecar.model import Ask, ExchangeFailed, Fault, Refused
 from sidecar.sources import SourceFailed
-from tests.unit.sidecar.keeping import NO, Made, kept, make, running
+from tests.unit.sidecar.keeping import NO, Made, away, kept, make, running
 from tests.unit.sidecar.virtual import LIFETIME, fault
 
 
@@ -148,6 +149,44 @@ async def test_once_with_what_an_earlier_run_left(tmp_path: Path, after: float, 
     await second.turned.run(61)
     assert await trying == outcome
     assert (second.read() == "token-1") == (outcome == "granted")
+
+
+async def test_once_with_files_that_cannot_be_written_at_first(tmp_path: Path) -> None:
+    """What was granted is written at the next try; a second proof may not be had."""
+    made = make(tmp_path)
+    with away(made.directory):
+        trying = asyncio.create_task(made.keeper.once(60))
+        await made.turned.run(0.1)
+        assert len(made.daemon.granted) == 1
+    await made.turned.run(61)
+    assert await trying == "granted"
+    assert (made.read(), len(made.daemon.granted)) == ("token-1", 1)
+
+
+async def test_a_failure_to_give_back_leaves_nothing_untried(tmp_path: Path) -> None:
+    """What is on its way is given back too."""
+    async with kept(tmp_path) as made:
+        pass
+    made.daemon.takes, made.daemon.keeps = 2.0, "token-1"
+    keeping = asyncio.create_task(made.keeper.keep())
+    await made.turned.run(LIFETIME * 0.65 + 1)
+    keeping.cancel()
+    with pytest.raises(ExchangeFailed):
+        await _give_back(made)
+    assert made.daemon.given_back == ["token-2"]
+
+
+async def test_a_proof_that_hangs_does_not_keep_anything_from_being_given_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is wanted for the connection alone, and the last one may open that."""
+    monkeypatch.setattr(grants, "PROOF_SECONDS", 0)
+    async with kept(tmp_path) as made:
+        made.daemon.says_of_life = fault()
+        await made.turned.run(60)
+    made.source.hangs = True
+    await _give_back(made)
+    assert made.daemon.given_back == ["token-1"]
 
 
 async def test_once_when_what_should_not_happen_happens(tmp_path: Path) -> None:

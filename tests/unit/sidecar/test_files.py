@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import stat
 import threading
 from collections.abc import Callable, Iterator
@@ -247,6 +248,30 @@ def test_a_folder_has_one_sidecar(tmp_path: Path) -> None:
     first.prepare()
     first.release()
     _files(tmp_path)
+
+
+def test_a_folder_that_another_has_by_now(tmp_path: Path) -> None:
+    """It was taken away and made anew under us: its files are the other's, and are left alone."""
+    first = _files(tmp_path)
+    first.put(_set(1), 0.0)
+    shutil.rmtree(first.directory)
+    second = _files(tmp_path)
+    second.put(_set(2), 0.0)
+    assert not first.are_there()
+    with pytest.raises(Unwritable, match="another sidecar writes there"):
+        first.put(_set(1), 1.0)
+    first.remove()
+    assert second.are_there()
+    assert _by_folder(second.directory) == {_set(2)["token"]}
+
+
+def test_a_folder_that_is_gone_is_made_anew(tmp_path: Path) -> None:
+    """There is nothing to remove in it, and the next set is there again."""
+    files = _files(tmp_path)
+    shutil.rmtree(files.directory)
+    files.remove()
+    files.put(_set(1), 0.0)
+    assert files.are_there()
 
 
 def test_the_lock_is_ours_alone(tmp_path: Path) -> None:

@@ -1,8 +1,6 @@
 """One token's life by clocks that the test turns."""
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from sidecar import schedule
 from sidecar.clocks import SLICE_SECONDS
 from sidecar.model import Fault, Refused
 from sidecar.sources import SourceFailed
-from tests.unit.sidecar.keeping import NO, ROUND, Made, kept, make, running
+from tests.unit.sidecar.keeping import NO, ROUND, Made, away, kept, make, running
 from tests.unit.sidecar.virtual import LIFETIME, fault, seeded
 
 
@@ -251,17 +249,6 @@ async def test_a_clock_that_is_wrong_all_along_costs_nothing(tmp_path: Path, ahe
         assert len(made.daemon.asked) < 20
 
 
-@contextmanager
-def away(directory: Path) -> Iterator[None]:
-    """Nothing can be written there, nor read."""
-    hidden = directory.with_name("away")
-    directory.rename(hidden)
-    directory.touch()
-    yield
-    directory.unlink()
-    hidden.rename(directory)
-
-
 async def test_files_that_cannot_be_written_cost_no_further_grants(tmp_path: Path) -> None:
     """What was granted is written as soon as it can be; the old set stays whole until then."""
     async with kept(tmp_path) as made:
@@ -295,6 +282,31 @@ async def test_files_that_somebody_takes_away_come_back(tmp_path: Path, gone: st
         assert made.read() == "token-1"
         assert made.changes == ["granted", "granted"]
         assert len(made.daemon.asked) == 1
+
+
+async def test_a_folder_that_goes_while_there_is_no_token(tmp_path: Path) -> None:
+    """It is made anew with the next one, which costs no further grant."""
+    async with kept(tmp_path) as made:
+        made.daemon.says = NO
+        await made.turned.run(LIFETIME)
+        shutil.rmtree(made.directory)
+        made.daemon.says = None
+        await made.turned.run(70)
+        assert made.read() == "token-2"
+        assert made.keeper.ready
+        assert len(made.daemon.granted) == 2
+
+
+async def test_it_is_said_that_files_are_away(tmp_path: Path) -> None:
+    """And not that a token has ended that lives; when they are back nothing is said."""
+    async with kept(tmp_path) as made:
+        (made.directory / "token").unlink()
+        assert made.keeper.trouble == "its files were taken away"
+        with away(made.directory):
+            await made.turned.run(ROUND)
+            assert "Not a directory" in made.keeper.trouble
+        await made.turned.run(ROUND)
+        assert (made.keeper.ready, made.keeper.state.away, made.keeper.state.trouble) == (True, "", "")
 
 
 async def test_a_token_that_was_long_on_its_way_goes_at_its_end(tmp_path: Path) -> None:

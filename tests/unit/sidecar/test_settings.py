@@ -213,6 +213,7 @@ def _run(capsys: pytest.CaptureFixture[str], *flags: str) -> tuple[int, str]:
         (["--server", "a:1", "--directory", "/a", "--owner", "9" * 5000], "a user is at most"),
         (["--server", "a:1", "--directory", "/a", "--hook", "HUP:"], "a signal goes to a process"),
         (["--server", "a:1", "--directory", "/a", "--hook", "http://127.0.0.1:70000/x"], "url is http://HOST[:PORT]"),
+        (["--server", "a:1", "--directory", "/a", "--hook", "https://127.0.0.1/x"], "url is http://HOST[:PORT]"),
         (["--server", "a:1", "--directory", "/a", "--authorization-details", "{"], "is a JSON array"),
         (["--server", "a:1", "--directory", "/a", "--ca", "/no/such"], "/no/such cannot be read"),
         (["--server", "a:1", "--directory", "/a", "--ca", "/dev/null"], "holds no certificate"),

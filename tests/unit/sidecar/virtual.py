@@ -131,9 +131,12 @@ class FakeSource:
     """A proof, or the error that `says` is."""
 
     says: Exception | None = None
+    hangs: bool = False
 
     async def subject(self) -> Subject:
         """The proof."""
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.says is not None:
             raise self.says
         return Subject(token="proof")
