@@ -139,7 +139,7 @@ class AsyncExchange:
             attempt += 1
             try:
                 message = await request()
-                return await getattr(self._stub(), method)(message, timeout=timeout)
+                return calls.answered(await getattr(self._stub(), method)(message, timeout=timeout))
             except grpc.RpcError as error:
                 failure = calls.failed(error)
                 pause = schedule.pause(attempt, failure.retry_after)

@@ -1,10 +1,12 @@
 """Messages of the contract to the client's own values, and back (exchanged.v1)."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
@@ -89,12 +91,33 @@ def renewable(token: Any) -> Any:
     return token or ""
 
 
+def answered(reply: Any) -> Any:
+    """An answer: where its bytes are none, gRPC's coroutines have None, and its threads an RpcError.
+
+    Raises:
+        Unavailable: it cannot be read.
+    """
+    if reply is None:
+        raise Unavailable("the daemon's answer cannot be read; is it the daemon?")
+    return reply
+
+
 def granted(reply: pb.ExchangeResponse) -> Grant:
-    """What came out (RFC 8693 §2.2.1)."""
+    """What came out (RFC 8693 §2.2.1).
+
+    Raises:
+        Unavailable: it is no token that lives.
+    """
+    try:
+        expires_at = reply.expires_at.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        raise Unavailable(f"the daemon's answer has no time for an end: {error}") from error
+    if not reply.access_token or reply.expires_in <= 0:
+        raise Unavailable("the daemon's answer has no token that lives; is it the daemon?")
     return Grant(
         token=reply.access_token,
         grant_id=reply.grant_id,
-        expires_at=reply.expires_at.ToDatetime(UTC),
+        expires_at=expires_at,
         expires_in=float(reply.expires_in),
         cluster=reply.cluster.name,
         scope=reply.scope,
@@ -105,7 +128,11 @@ def granted(reply: pb.ExchangeResponse) -> Grant:
 
 
 def introspected(reply: pb.IntrospectResponse) -> Introspection:
-    """What a token stands for (RFC 7662 §2.2)."""
+    """What a token stands for (RFC 7662 §2.2).
+
+    Raises:
+        Unavailable: its times are none.
+    """
     return Introspection(
         active=reply.active,
         scope=reply.scope,
@@ -118,8 +145,8 @@ def introspected(reply: pb.IntrospectResponse) -> Introspection:
         owner=reply.owner,
         mode=reply.mode,
         promise=reply.promise,
-        issued_at=datetime.fromtimestamp(reply.iat, UTC) if reply.iat else None,
-        expires_at=datetime.fromtimestamp(reply.exp, UTC) if reply.exp else None,
+        issued_at=_time(reply.iat),
+        expires_at=_time(reply.exp),
         details=_details(reply.authorization_details),
     )
 
@@ -134,10 +161,9 @@ def credentials(roots: bytes | None, certificate: Certificate | None) -> grpc.Ch
 def failed(error: Any) -> ExchangeFailed:
     """What a gRPC error says."""
     info, retry_after = ErrorInfo(), None
-    for name, value in error.trailing_metadata() or ():
-        if name != _DETAILS:
-            continue
-        for detail in Status.FromString(value).details:
+    found = (value for name, value in error.trailing_metadata() or () if name == _DETAILS)
+    with suppress(DecodeError):  # a proxy may write there what is no status
+        for detail in (detail for value in found for detail in Status.FromString(value).details):
             delay = RetryInfo()
             if detail.Is(ErrorInfo.DESCRIPTOR):
                 detail.Unpack(info)
@@ -155,6 +181,13 @@ def failed(error: Any) -> ExchangeFailed:
 def may_pass(error: Any, failure: ExchangeFailed) -> bool:
     """Whether waiting may help."""
     return isinstance(failure, Unavailable) and (error.code() in _PASSING or failure.reason == Reason.POLICY_CHANGED)
+
+
+def _time(seconds: int) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(seconds, UTC) if seconds else None
+    except (ValueError, OverflowError, OSError) as error:
+        raise Unavailable(f"the daemon's answer has a time that is none: {error}") from error
 
 
 def _details(messages: Iterable[pb.AuthorizationDetail]) -> tuple[Detail, ...]:

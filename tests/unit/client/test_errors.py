@@ -76,6 +76,17 @@ def test_the_daemons_delay_is_told() -> None:
     assert failed(_error(UNAVAILABLE, _info("OVERLOADED"), delay)).retry_after == 5.25
 
 
+def test_a_detail_that_is_none_is_passed_over() -> None:
+    """What stands before it is told all the same."""
+    error = _error(UNAVAILABLE, _info("OVERLOADED"), RetryInfo(retry_delay=Duration(seconds=5)))
+    (_, raw), _ = error.trailing_metadata()
+    status = Status.FromString(raw)
+    status.details[1].value = b"\xff"
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", status.SerializeToString()))
+    failure = failed(grpc.aio.AioRpcError(UNAVAILABLE, grpc.aio.Metadata(), trailing))
+    assert (failure.reason, failure.retry_after) == ("OVERLOADED", None)
+
+
 def test_errors_travel_between_processes() -> None:
     """With all that they say: a pool of workers hands them on."""
     error = Refused("no", "NO_POLICY", "r1", {"oauth_error": "invalid_request"}, 1.5)
