@@ -14,6 +14,7 @@ from sidecar.cache import Cache, Entry
 from sidecar.execplugin import answer, asker, doubtful
 from sidecar.execplugin_options import Options, options
 from sidecar.model import Credential, ExchangeFailed, Fault, Refused, Subject
+from sidecar.schedule import LONGEST_PAUSE, SHARE_OF_REST
 from sidecar.sources import SECONDS, SourceFailed, source
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ PATIENCE = 25.0
 SECONDS_WITH_TOKEN = 5.0
 """For the source, and for the daemon, where there is a token that lives."""
 PAUSE = 10.0
-"""Seconds before the daemon is asked again after it was out of reach; meanwhile the token at hand is good."""
+"""Seconds, at the least, before the daemon is asked again after it was out of reach; the token at hand is good."""
 _REFUSED, _UNAVAILABLE = 1, 3
 _HTTPS = 443
 
@@ -82,7 +83,8 @@ class _Asking:
             return None
         _say(f"the token at hand lives for {entry.rest(failed):.0f} s more; {what}{to_do and '; '}{to_do}")
         entry.checked_at = failed
-        entry.again_at = failed + max(PAUSE, getattr(fault, "retry_after", None) or 0.0)
+        hint = getattr(fault, "retry_after", None) or 0.0
+        entry.again_at = failed + max(PAUSE, min(hint, LONGEST_PAUSE, SHARE_OF_REST * entry.rest(failed)))
         self._keep(entry)
         return entry
 

@@ -168,7 +168,7 @@ def failed(error: Any) -> ExchangeFailed:
             if detail.Is(ErrorInfo.DESCRIPTOR):
                 detail.Unpack(info)
             elif detail.Unpack(delay):
-                retry_after = delay.retry_delay.seconds + delay.retry_delay.nanos / 1e9
+                retry_after = max(0.0, delay.retry_delay.seconds + delay.retry_delay.nanos / 1e9)
     more = {key: text for key, text in info.metadata.items() if key != "request_id"}
     request_id = info.metadata.get("request_id", "")
     told = "".join(f"; {key}: {text}" for key, text in more.items() if key != "oauth_error")

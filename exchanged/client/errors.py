@@ -65,7 +65,7 @@ class ExchangeFailed(Exception):
         reason: one of `Reason`, or "" where no daemon answered.
         request_id: finds the record; the operator wants it. "" where no daemon answered.
         metadata: what else may be told, such as `parameter` and `oauth_error` (RFC 6749 §5.2).
-        retry_after: seconds that the daemon asks to wait for, or None.
+        retry_after: seconds that the daemon asks to wait for, 0 or more, as many as it says; or None.
     """
 
     def __init__(

@@ -26,7 +26,10 @@ Draw = Callable[[float, float], float]
 
 
 def pause(attempt: int, retry_after: float | None, draw: Draw = random.uniform) -> float:
-    """Seconds before the next try, with full jitter; `attempt` tries have failed."""
+    """Seconds before the next try, with full jitter; `attempt` tries have failed.
+
+    At least what the daemon asks for, whatever that is: who has not that much patience gives up at once.
+    """
     return (retry_after or 0.0) + draw(0.0, min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(attempt - 1, 16)))
 
 

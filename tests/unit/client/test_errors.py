@@ -12,6 +12,7 @@ from google.rpc.status_pb2 import Status
 from exchanged import client, errors
 from exchanged.client import Refused, Unavailable
 from exchanged.client.calls import failed, may_pass
+from exchanged.client.schedule import pause
 
 UNAVAILABLE, DENIED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.PERMISSION_DENIED
 
@@ -74,6 +75,14 @@ def test_the_daemons_delay_is_told() -> None:
     """RetryInfo is `retry_after`, to the fraction."""
     delay = RetryInfo(retry_delay=Duration(seconds=5, nanos=250_000_000))
     assert failed(_error(UNAVAILABLE, _info("OVERLOADED"), delay)).retry_after == 5.25
+
+
+@pytest.mark.parametrize(("said", "told"), [(36_000, 36_000), (0, 0), (-1_000, 0)])
+def test_no_delay_lies_in_the_past(said: int, told: int) -> None:
+    """Who waits for `retry_after` can, whatever a proxy wrote; with the pause on top there is one each time."""
+    failure = failed(_error(UNAVAILABLE, RetryInfo(retry_delay=Duration(seconds=said))))
+    assert failure.retry_after == told
+    assert pause(1, failure.retry_after) >= told
 
 
 def test_a_detail_that_is_none_is_passed_over() -> None:

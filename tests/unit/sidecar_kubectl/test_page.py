@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar import cache, execplugin, execplugin_ask, execplugin_options
+from sidecar import cache, execplugin, execplugin_ask, execplugin_options, schedule
 from tests.cli.command import run
 
 PAGE = Path("docs/kubectl.md").read_text()
@@ -66,6 +66,7 @@ def test_figures() -> None:
         f"by more than {cache.CLOCK_STEP:.0f} seconds": True,
         f"each has {execplugin_ask.SECONDS_WITH_TOKEN:.0f} seconds": True,
         f"nobody is asked again for {execplugin_ask.PAUSE:.0f} seconds": True,
+        "at most for a minute, and for half of what": (schedule.LONGEST_PAUSE, schedule.SHARE_OF_REST) == (60, 0.5),
         f"once in {execplugin.CHECK_SECONDS:.0f} seconds at most": True,
     }
     assert [words for words, holds in figures.items() if not holds or words not in WORDS] == []

@@ -4,12 +4,13 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sidecar import exchange, execplugin, execplugin_ask
 from sidecar.cache import Cache, Entry
-from sidecar.model import Ask, Credential, Refused, Subject
+from sidecar.model import Ask, Credential, Fault, Refused, Subject
 from tests.unit.sidecar_kubectl.plugin import Plugin, token_of
 
 SECONDS = 0.5
@@ -42,10 +43,10 @@ def _arguments(source: str) -> list[str]:
     return ["--server=127.0.0.1:1", "--cluster=prod", "--scope=read-pods/pods", f"--source={source}"]
 
 
-def _cache(arguments: list[str], rest: float) -> Cache:
-    """With a token that lives for so many seconds more, of a hundred."""
+def _cache(arguments: list[str], rest: float, life: float = 100.0) -> Cache:
+    """With a token that lives for so many seconds more, of so many."""
     cache = Cache("", *execplugin._identity(arguments))
-    cache.write(Entry.of("a token", time.time() - 100.0 + rest, 100.0))
+    cache.write(Entry.of("a token", time.time() - life + rest, life))
     return cache
 
 
@@ -71,6 +72,32 @@ def test_a_token_that_ends_meanwhile_is_none(hung: str, capfd: pytest.CaptureFix
     answered, said = capfd.readouterr()
     assert answered == ""
     assert "no token is at hand" in said
+
+
+@pytest.mark.parametrize(
+    ("hint", "rest", "least", "most"),
+    [(-1_000, 100, 10, 11), (5, 100, 10, 11), (30, 100, 30, 31), (36_000, 100, 45, 50), (36_000, 400, 60, 61)],
+)
+def test_a_hint_has_bounds(
+    plugin: Plugin, user: pytest.MonkeyPatch, hint: int, rest: int, least: int, most: int
+) -> None:
+    """The daemon may say when to come again; a minute at the most, and in time to replace the token."""
+
+    class Busy(exchange.Daemon):
+        async def exchange(self, *_: Any, **__: Any) -> Credential:
+            """None now."""
+            raise Fault("OVERLOADED", "busy", retry_after=hint)
+
+    for name, value in plugin.variables().items():
+        user.setenv(name, value)
+    user.setattr(exchange, "Daemon", Busy)
+    cache = _cache(plugin.arguments(), rest=rest, life=10.0 * rest)
+    started = time.time()
+    assert execplugin.main(plugin.arguments()) == 0
+    entry = cache.read()
+    assert entry is not None
+    assert least <= entry.again_at - started
+    assert entry.again_at - time.time() <= most
 
 
 @pytest.mark.parametrize("times", [1, 2, 3])
