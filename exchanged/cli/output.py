@@ -1,6 +1,7 @@
 """How commands speak: tables for people, JSON for programs, one clear sentence when something is wrong."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -48,11 +49,12 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empt
         table.add_column(column, overflow="fold")
     for row in listed:
         table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else WIDE).print(table)
+    told = sys.stdout.isatty() or "COLUMNS" in os.environ
+    Console(width=None if told else WIDE).print(table)
 
 
 WIDE = 200
-"""Characters of a line where nobody's terminal says otherwise."""
+"""Characters of a line where neither a terminal nor COLUMNS says otherwise."""
 
 
 def show_fields(fields: Mapping[str, Any]) -> None:

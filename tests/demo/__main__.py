@@ -180,7 +180,8 @@ def _post(daemon: Daemon, path: str, form: dict[str, str]) -> tuple[int, Any]:
 
 def _run(daemon: Daemon, *arguments: str) -> None:
     _command("exchanged " + " ".join(arguments))
-    console.print(Text(daemon.run(*arguments).stdout.rstrip()))
+    width = {"COLUMNS": str(console.width)}
+    console.print(Text(daemon.run(*arguments, environment=width).stdout.rstrip()))
 
 
 def _told(title: str, file: Path) -> None:
