@@ -95,15 +95,16 @@ class AsyncExchange:
     async def close(self) -> None:
         """Gives back what credentials hold, as far as the daemon can be reached, and lets go of the connection.
 
-        Calls that are under way end with RuntimeError; a renewal is waited for, to be given back too.
+        Calls that are under way end with RuntimeError; renewals are waited for, to be given back too.
         """
         self._closed.set()
-        for each in self._credentials:
-            if held := await each.forget():
-                with suppress(Exception):  # where a certificate comes from is foreign code
-                    request = pb.RevokeRequest(token=held.token)
-                    await self._stub(closing=True).Revoke(request, timeout=calls.CLOSING_SECONDS)
+        held = await asyncio.gather(*(each.forget(calls.CLOSING_SECONDS) for each in self._credentials))
         self._credentials.clear()
+        if requests := [pb.RevokeRequest(token=each.token) for each in held if each]:
+            with suppress(Exception):  # where a certificate comes from is foreign code
+                revoke = self._stub(closing=True).Revoke
+                given_back = (revoke(each, timeout=calls.CLOSING_SECONDS) for each in requests)
+                await asyncio.gather(*given_back, return_exceptions=True)
         if self._opened is not None:
             await self._opened[2].close()
             self._opened = None
@@ -214,11 +215,11 @@ class AsyncCredential:
         """
         return kubernetes.aio_configuration(await self.grant(), self.grant)
 
-    async def forget(self) -> Grant | None:
-        """Ends it: what is under way is waited for, and what is held, if it may be used still, is to be given back."""
+    async def forget(self, within: float) -> Grant | None:
+        """Ends it: what is under way is waited for so long, and what may be used still is to be given back."""
         self._closed = True
         if self._renewing is not None:
-            await asyncio.wait([self._renewing], timeout=calls.CLOSING_SECONDS)
+            await asyncio.wait([self._renewing], timeout=within)
             self._renewing.cancel()
         held, self._held = self._held, schedule.Held()
         return held.live(self._clock())

@@ -97,15 +97,17 @@ class Exchange:
     def close(self) -> None:
         """Gives back what credentials hold, as far as the daemon can be reached, and lets go of the connection.
 
-        Calls that are under way end with RuntimeError; a renewal is waited for, to be given back too.
+        Calls that are under way end with RuntimeError; renewals are waited for, to be given back too.
         """
         self._closed.set()
         for each in self._credentials:
-            if held := each.forget():
-                with suppress(Exception):  # where a certificate comes from is foreign code
-                    request = pb.RevokeRequest(token=held.token)
-                    self._stub(closing=True).Revoke(request, timeout=calls.CLOSING_SECONDS)
+            each.end()
+        until = time.monotonic() + calls.CLOSING_SECONDS
+        held = [each.forget(max(0.0, until - time.monotonic())) for each in self._credentials]
         self._credentials.clear()
+        if requests := [pb.RevokeRequest(token=each.token) for each in held if each]:
+            with suppress(Exception):  # where a certificate comes from is foreign code
+                self._give_back(requests)
         with self._lock:
             if self._opened is not None:
                 self._opened[2].close()
@@ -118,6 +120,25 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _give_back(self, requests: list[pb.RevokeRequest]) -> None:
+        """All at once, in threads of our own: where none can be had, a channel with futures of gRPC never closes."""
+        stub, until = self._stub(closing=True), time.monotonic() + calls.CLOSING_SECONDS
+
+        def revoke(request: pb.RevokeRequest) -> None:
+            with suppress(grpc.RpcError, ValueError):
+                stub.Revoke(request, timeout=max(0.0, until - time.monotonic()))
+
+        begun = []
+        for each in requests:
+            thread = threading.Thread(target=revoke, args=(each,), name="exchanged-revocation", daemon=True)
+            try:
+                thread.start()
+                begun.append(thread)
+            except RuntimeError:  # there are no more threads, as when the program ends
+                revoke(each)
+        for under_way in begun:
+            under_way.join()
 
     def _token(self, subject: Token, actor: Token, ask: Ask, within: float | None = None) -> Grant:
         """Within so many seconds, in one try; or as long as it may take."""
@@ -201,10 +222,14 @@ class Credential:
         """
         return kubernetes.configuration(self.grant(), self.grant)
 
-    def forget(self) -> Grant | None:
-        """Ends it: what is under way is waited for, and what is held, if it may be used still, is to be given back."""
+    def end(self) -> None:
+        """Nobody is shown anything any more."""
         self._closed = True
-        over = self._lock.acquire(timeout=calls.CLOSING_SECONDS)
+
+    def forget(self, within: float) -> Grant | None:
+        """Ends it: what is under way is waited for so long, and what may be used still is to be given back."""
+        self.end()
+        over = self._lock.acquire(timeout=within)
         held, self._held = self._held, schedule.Held()
         if over:
             self._lock.release()

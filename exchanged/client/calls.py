@@ -19,7 +19,7 @@ SECONDS = 20.0
 PATIENCE = 10.0
 """Seconds in which it is tried again."""
 CLOSING_SECONDS = 5.0
-"""For a renewal that is under way at the end, and for giving a token back; it ends by itself too."""
+"""For all renewals that are under way at the end, and again for giving all tokens back; they end by themselves too."""
 CLOSED = "this client is closed"
 OPTIONS = (
     # Out of the box gRPC waits for up to two minutes before it connects to a daemon that was away.

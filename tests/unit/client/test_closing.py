@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from exchanged.client import AsyncExchange, Exchange
+from exchanged.client import AsyncExchange, Exchange, calls
 from exchanged.v1 import exchange_pb2 as pb
 from exchanged.v1 import exchange_pb2_grpc as contract
 from tests.lab.pki import Authority
@@ -28,12 +29,13 @@ class Door(contract.TokenExchangeServicer):
     def __init__(self, folder: Path) -> None:
         self.asked, self.answer = threading.Semaphore(0), threading.Semaphore(0)
         self.away = False
+        self.together = threading.Barrier(1)
         self.granted: list[str] = []
         self.given_back: list[str] = []
         authority, self.ca = Authority("door"), folder / "ca.crt"
         self.ca.write_bytes(authority.pem)
         pair = authority.server()
-        self._served = grpc.server(ThreadPoolExecutor(4))
+        self._served = grpc.server(ThreadPoolExecutor(8))
         contract.add_TokenExchangeServicer_to_server(self, self._served)  # type: ignore[no-untyped-call] # generated
         credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
         self.address = f"127.0.0.1:{self._served.add_secure_port('127.0.0.1:0', credentials)}"
@@ -52,7 +54,8 @@ class Door(contract.TokenExchangeServicer):
         return pb.ExchangeResponse(access_token=self.granted[-1], expires_in=100)
 
     def Revoke(self, request: pb.RevokeRequest, _: grpc.ServicerContext) -> pb.RevokeResponse:  # noqa: N802 - as above
-        """Given back."""
+        """Given back, when so many as are to come together have come."""
+        self.together.wait(10)
         self.given_back.append(request.token)
         return pb.RevokeResponse()
 
@@ -172,3 +175,75 @@ def test_what_replaces_a_token_meanwhile_is_given_back(kind: Kind, door: Door, e
     door.answer.release()
     closing.result(10)
     assert door.given_back == ["token 2 for proof"]
+
+
+def _renewing(kind: Kind, door: Door, exchange: Any, count: int) -> list[Any]:
+    """So many credentials with a token each, whose renewal the daemon does not answer."""
+    credentials = [exchange.credential(lambda: "proof") for _ in range(count)]
+    door.answer.release(count)
+    for each in credentials:
+        kind.begin(each.grant).result(10)
+    for each in credentials:
+        each._held.due_at = 0
+        kind.begin(each.grant).result(10)
+    for _ in range(2 * count):
+        assert door.asked.acquire(timeout=10)
+    return credentials
+
+
+def test_several_take_no_longer_than_one(
+    kind: Kind, door: Door, exchange: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Renewals that hang are waited for together, and what there is is given back at once, whatever of it hangs."""
+    monkeypatch.setattr(calls, "CLOSING_SECONDS", 1.0)
+    _renewing(kind, door, exchange, 3)
+    door.together = threading.Barrier(3)
+    before = time.monotonic()
+    kind.begin(exchange.close).result(10)
+    assert time.monotonic() - before < 3 * calls.CLOSING_SECONDS
+    assert sorted(door.given_back) == [f"token {each} for proof" for each in (1, 2, 3)]
+
+
+def test_a_daemon_that_takes_nothing_back_is_not_waited_for(
+    kind: Kind, door: Door, exchange: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several tokens for no longer than of one."""
+    monkeypatch.setattr(calls, "CLOSING_SECONDS", 1.0)
+    credentials = [exchange.credential(lambda: "proof") for _ in range(3)]
+    door.answer.release(3)
+    for each in credentials:
+        kind.begin(each.grant).result(10)
+    door.together = threading.Barrier(4)
+    before = time.monotonic()
+    kind.begin(exchange.close).result(10)
+    assert time.monotonic() - before < 3 * calls.CLOSING_SECONDS
+    door.together.abort()
+
+
+def test_all_are_closed_at_once(kind: Kind, door: Door, exchange: Any) -> None:
+    """None shows a token while another's renewal is waited for."""
+    credentials = _renewing(kind, door, exchange, 2)
+    closing = kind.begin(exchange.close)
+    while not all(each._closed for each in credentials):
+        assert not closing.done()
+    assert door.given_back == []
+    door.answer.release(2)
+    closing.result(10)
+    assert sorted(door.given_back) == ["token 3 for proof", "token 4 for proof"]
+
+
+def test_tokens_are_given_back_where_no_thread_can_be_had(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the program ends: one after the other."""
+    exchange = Exchange(door.address, ca=door.ca)
+    door.answer.release(3)
+    granted = [exchange.credential(lambda: "proof").grant().token for _ in range(3)]
+    start, here = threading.Thread.start, threading.get_ident()
+
+    def none(thread: threading.Thread) -> None:
+        if threading.get_ident() == here:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", none)
+    exchange.close()
+    assert door.given_back == granted

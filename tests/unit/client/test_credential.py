@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exchanged.client import AsyncCredential, Credential, Grant, Refused, Unavailable, calls
+from exchanged.client import AsyncCredential, Credential, Grant, Refused, Unavailable
 from tests.unit.client.kinds import Kind
 from tests.unit.client.test_schedule import GRANT
 
@@ -64,9 +64,9 @@ class Made:
         """The token that it shows to somebody who asks."""
         return str(self.kind.begin(self.credential.grant).result(10).token)
 
-    def forgotten(self) -> "Future[Any]":
-        """What is to be given back in the end."""
-        return self.kind.begin(self.credential.forget)
+    def forgotten(self, within: float = 10) -> "Future[Any]":
+        """What is to be given back in the end; what is under way is waited for so long."""
+        return self.kind.begin(self.credential.forget, within)
 
     def settle(self) -> None:
         """Returns when no renewal is under way."""
@@ -211,21 +211,19 @@ def test_what_is_under_way_is_handed_over_too(slow: tuple[Made, Slow], lives: bo
             waiting.result(10)
 
 
-def test_what_does_not_come_is_not_waited_for_long(slow: tuple[Made, Slow], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_come_is_not_waited_for_long(slow: tuple[Made, Slow]) -> None:
     """The source of a proof may hang: the end comes all the same, and what comes later is shown to nobody."""
-    monkeypatch.setattr(calls, "CLOSING_SECONDS", 0.01)
     made, source = slow
     waiting = made.kind.begin(made.credential.grant)
     assert source.asked.acquire(timeout=10)
-    assert made.forgotten().result(10) is None
+    assert made.forgotten(0.01).result(10) is None
     source.answer.release()
     with pytest.raises(RuntimeError, match="closed"):
         waiting.result(10)
 
 
-async def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_hangs_is_ended() -> None:
     """No task is left behind."""
-    monkeypatch.setattr(calls, "CLOSING_SECONDS", 0.01)
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def fetch(_: float | None) -> Grant:
@@ -238,7 +236,7 @@ async def test_what_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     credential = AsyncCredential(fetch, Clock())
     waiting = asyncio.create_task(credential.grant())
     await begun.wait()
-    assert await credential.forget() is None
+    assert await credential.forget(0.01) is None
     with pytest.raises(RuntimeError, match="closed"):
         await waiting
     assert ended.is_set()
