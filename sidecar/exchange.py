@@ -95,13 +95,16 @@ class Daemon:
     async def _call(self, method: str, request: Any, subject: Subject) -> Any:
         stub: Any = exchange_pb2_grpc.TokenExchangeStub(self._channel(subject))  # type: ignore[no-untyped-call] # generated
         try:
-            return await getattr(stub, method)(request, timeout=SECONDS)
+            reply = await getattr(stub, method)(request, timeout=SECONDS)
         except grpc.aio.AioRpcError as error:
             failed = _failed(error)
             if not failed.reason:
                 # Nobody answered; nor would anybody soon on this connection, were it the connection's fault.
                 self._opened = None
             raise failed from error
+        if reply is None:  # so gRPC says that it could not read it
+            raise Fault("", "the daemon's answer is no message; is it the daemon?")
+        return reply
 
     def _channel(self, subject: Subject) -> grpc.aio.Channel:
         """The connection; a new one where the certificate that opened it is not the subject's any more.
@@ -150,14 +153,12 @@ def _failed(error: grpc.aio.AioRpcError) -> ExchangeFailed:
     from google.rpc import error_details_pb2  # noqa: PLC0415 - for those who are refused alone
 
     reason, request_id, retry_after, more = "", "", None, ""
-    for detail in _details(error):
-        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        if detail.Unpack(info):
-            reason, request_id = info.reason, info.metadata["request_id"]
-            told = {key: text for key, text in info.metadata.items() if key not in {"request_id", "oauth_error"}}
-            more = "".join(f"; {key}: {text}" for key, text in told.items())
-        elif detail.Unpack(retry):
-            retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    for info in _details(error, error_details_pb2.ErrorInfo):
+        reason, request_id = info.reason, info.metadata["request_id"]
+        told = {key: text for key, text in info.metadata.items() if key not in {"request_id", "oauth_error"}}
+        more = "".join(f"; {key}: {text}" for key, text in told.items())
+    for retry in _details(error, error_details_pb2.RetryInfo):
+        retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     message = (
         f"{error.details()} [{reason or error.code().name}{', request ' + request_id if request_id else ''}]{more}"
     )
@@ -165,8 +166,8 @@ def _failed(error: grpc.aio.AioRpcError) -> ExchangeFailed:
     return kind(reason, message, retry_after=retry_after)
 
 
-def _details(error: grpc.aio.AioRpcError) -> list[Any]:
-    """What the status carries; nothing where somebody between us wrote what is no status."""
+def _details(error: grpc.aio.AioRpcError, kind: Any) -> list[Any]:
+    """What the status carries of a kind; nothing where somebody between us wrote what is none."""
     from google.protobuf.message import DecodeError  # noqa: PLC0415 - see above
     from google.rpc import status_pb2  # noqa: PLC0415 - as above
 
@@ -174,5 +175,7 @@ def _details(error: grpc.aio.AioRpcError) -> list[Any]:
     for name, value in error.trailing_metadata() or ():
         if name == _DETAILS and isinstance(value, bytes):
             with contextlib.suppress(DecodeError):
-                found += status_pb2.Status.FromString(value).details
+                found += [
+                    made for detail in status_pb2.Status.FromString(value).details if detail.Unpack(made := kind())
+                ]
     return found

@@ -1,7 +1,8 @@
 """Several calls on one connection, at a daemon's door whose answers the test gives."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,18 +46,42 @@ class Door(contract.TokenExchangeServicer):
             await self.go_on.wait()
 
 
-@pytest.fixture
-async def door() -> AsyncIterator[tuple[Door, Daemon]]:
-    """A door, and who calls there."""
+class Garbler(grpc.GenericRpcHandler):
+    """Answers whatever is called with bytes that are no message."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        """See `grpc.GenericRpcHandler.service`."""
+        del handler_call_details
+
+        async def garbled(_: bytes, __: Any) -> bytes:
+            return b"\xff\xff\xff"
+
+        return grpc.unary_unary_rpc_method_handler(garbled)
+
+
+@asynccontextmanager
+async def _served(add: Callable[[grpc.aio.Server], None]) -> AsyncIterator[Daemon]:
     authority, served = Authority("door"), grpc.aio.server()
-    pair, made = authority.server(), Door()
-    contract.add_TokenExchangeServicer_to_server(made, served)  # type: ignore[no-untyped-call] # generated
+    pair = authority.server()
+    add(served)
     port = served.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
     await served.start()
     daemon = Daemon(f"127.0.0.1:{port}", authority.pem)
-    yield made, daemon
+    yield daemon
     await daemon.close()
     await served.stop(None)
+
+
+@pytest.fixture
+async def door() -> AsyncIterator[tuple[Door, Daemon]]:
+    """A door, and who calls there."""
+    made = Door()
+
+    def add(served: grpc.aio.Server) -> None:
+        contract.add_TokenExchangeServicer_to_server(made, served)  # type: ignore[no-untyped-call] # generated
+
+    async with _served(add) as daemon:
+        yield made, daemon
 
 
 async def test_a_call_that_breaks_takes_no_other_along(door: tuple[Door, Daemon]) -> None:
@@ -70,6 +95,17 @@ async def test_a_call_that_breaks_takes_no_other_along(door: tuple[Door, Daemon]
     made.go_on.set()
     await slow
     assert made.ended == ["quick", "slow"]
+
+
+async def test_an_answer_that_is_no_message() -> None:
+    """Nothing is granted, alive or given back for that."""
+    async with _served(lambda served: served.add_generic_rpc_handlers((Garbler(),))) as daemon:
+        with pytest.raises(Fault, match="no message"):
+            await daemon.exchange(Ask(), Subject(token="proof"))
+        with pytest.raises(Fault, match="no message"):
+            await daemon.lives("token", Subject())
+        with pytest.raises(Fault, match="no message"):
+            await daemon.give_back("token", Subject())
 
 
 async def test_another_certificate_takes_no_call_along(door: tuple[Door, Daemon]) -> None:

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.any_pb2 import Any
 from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
 
 from exchanged.v1 import exchange_pb2 as pb
 from sidecar import advice
@@ -64,9 +67,13 @@ def test_a_reply_that_cannot_be_used(changed: dict[str, object]) -> None:
         _credential(_reply(**changed))
 
 
-def test_details_that_are_none() -> None:
+@pytest.mark.parametrize(
+    "written", [b"\xff\xff", Status(details=[Any(type_url=f"x/{ErrorInfo.DESCRIPTOR.full_name}", value=b"\xff")])]
+)
+def test_details_that_are_none(written: bytes | Status) -> None:
     """Somebody between us and the daemon wrote them; the code and the text still say what they say."""
-    trailing = grpc.aio.Metadata(("grpc-status-details-bin", b"\xff\xff"))
+    raw = written if isinstance(written, bytes) else written.SerializeToString()
+    trailing = grpc.aio.Metadata(("grpc-status-details-bin", raw))
     error = grpc.aio.AioRpcError(grpc.StatusCode.PERMISSION_DENIED, grpc.aio.Metadata(), trailing, "go away")
     failed = _failed(error)
     assert (type(failed), failed.reason, failed.message) == (Fault, "", "go away [PERMISSION_DENIED]")
