@@ -47,6 +47,11 @@ _CAUSES = (
 """What gRPC says when a connection fails, and what it means."""
 
 
+def why(error: Exception) -> str:
+    """What went wrong, in the system's words where it has some."""
+    return str(getattr(error, "strerror", None) or error)
+
+
 def cause(said: str) -> str:
     """What a failure to connect comes from, or ""."""
     return next((cause for words, cause in _CAUSES if words in said), "")

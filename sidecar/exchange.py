@@ -150,32 +150,22 @@ def _only_namespace(details: Any) -> str:
 
 
 def _failed(error: grpc.aio.AioRpcError) -> ExchangeFailed:
-    from google.rpc import error_details_pb2  # noqa: PLC0415 - for those who are refused alone
+    from google.protobuf.message import DecodeError  # noqa: PLC0415 - for those who are refused alone
+    from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415 - as above
 
     reason, request_id, retry_after, more = "", "", None, ""
-    for info in _details(error, error_details_pb2.ErrorInfo):
-        reason, request_id = info.reason, info.metadata["request_id"]
-        told = {key: text for key, text in info.metadata.items() if key not in {"request_id", "oauth_error"}}
-        more = "".join(f"; {key}: {text}" for key, text in told.items())
-    for retry in _details(error, error_details_pb2.RetryInfo):
-        retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    found = (value for name, value in error.trailing_metadata() or () if name == _DETAILS and isinstance(value, bytes))
+    with contextlib.suppress(DecodeError):  # somebody between us may write there what is no status
+        for detail in (detail for value in found for detail in status_pb2.Status.FromString(value).details):
+            info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+            if detail.Unpack(info):
+                reason, request_id = info.reason, info.metadata["request_id"]
+                told = {key: text for key, text in info.metadata.items() if key not in {"request_id", "oauth_error"}}
+                more = "".join(f"; {key}: {text}" for key, text in told.items())
+            elif detail.Unpack(retry):
+                retry_after = retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
     message = (
         f"{error.details()} [{reason or error.code().name}{', request ' + request_id if request_id else ''}]{more}"
     )
     kind = Refused if reason and error.code() in _REFUSALS else Fault
     return kind(reason, message, retry_after=retry_after)
-
-
-def _details(error: grpc.aio.AioRpcError, kind: Any) -> list[Any]:
-    """What the status carries of a kind; nothing where somebody between us wrote what is none."""
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - see above
-    from google.rpc import status_pb2  # noqa: PLC0415 - as above
-
-    found: list[Any] = []
-    for name, value in error.trailing_metadata() or ():
-        if name == _DETAILS and isinstance(value, bytes):
-            with contextlib.suppress(DecodeError):
-                found += [
-                    made for detail in status_pb2.Status.FromString(value).details if detail.Unpack(made := kind())
-                ]
-    return found

@@ -168,7 +168,7 @@ class _Asking:
 
         daemon = Daemon(self._told.server, self._told.roots)
         try:
-            subject = await self._subject(SECONDS_WITH_TOKEN) if self._told.certified else Subject()
+            subject = await self._subject(SECONDS_WITH_TOKEN) if self._told.source.certified else Subject()
             async with _patience(SECONDS_WITH_TOKEN):
                 return await daemon.lives(token, subject)
         finally:

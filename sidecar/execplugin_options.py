@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from sidecar import strict
 from sidecar.model import Ask
-from sidecar.settings import detail
+from sidecar.settings import authorities, detail
 from sidecar.sources import GITLAB_VARIABLE, KINDS, PROJECTED, SOCKET_VARIABLE, SourceSettings
 
 
@@ -28,11 +28,6 @@ class Options:
     def proof(self) -> str:
         """The file that the proof is in, or ""."""
         return str(self.source.path) if self.source.kind == "file" else ""
-
-    @property
-    def certified(self) -> bool:
-        """Whether the connection is opened with the workload's certificate."""
-        return _certified(self.source)
 
 
 def options(arguments: list[str]) -> Options:
@@ -128,21 +123,17 @@ def _found(told: argparse.Namespace) -> str:
     return "jwt-svid"
 
 
-def _certified(source: SourceSettings) -> bool:
-    return source.certificate or source.kind == "x509-svid"
-
-
 def _roots(ca: str, source: SourceSettings) -> bytes | None:
     if not ca:
         return None
     if ca == "spiffe":
-        if not _certified(source):
+        if not source.certified:
             raise ValueError("--ca spiffe goes with --certificate or --source x509-svid; else it is a file (PEM)")
         return None  # the bundle comes with the certificate
-    pem = Path(ca).read_bytes()
-    if b"BEGIN CERTIFICATE" not in pem:
-        raise ValueError(f"--ca {ca} holds no certificate (PEM)")
-    return pem
+    try:
+        return authorities(Path(ca))
+    except ValueError as error:
+        raise ValueError(f"--ca {error}") from error
 
 
 def _details(text: str) -> tuple[dict[str, object], ...]:

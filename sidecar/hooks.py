@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from sidecar.advice import why
 from sidecar.child import ran
 from sidecar.settings import HookSettings
 from sidecar.sources import read_file
@@ -107,7 +108,7 @@ async def _run(command: tuple[str, ...], event: Mapping[str, str]) -> None:
         # Standard output is nobody's; what it says goes where we say things.
         code = await ran(command, stdout=2, environment={**os.environ, **environment})
     except (OSError, ValueError) as error:
-        raise HookFailed(f"{command[0]} cannot be run: {getattr(error, 'strerror', None) or error}") from error
+        raise HookFailed(f"{command[0]} cannot be run: {why(error)}") from error
     if code:
         raise HookFailed(f"{command[0]} ended with {code}")
 
@@ -123,7 +124,7 @@ async def _call(url: str, event: Mapping[str, str]) -> None:
     try:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 80)
     except (OSError, ValueError) as error:
-        raise HookFailed(f"{url}: nobody answers ({getattr(error, 'strerror', None) or error})") from error
+        raise HookFailed(f"{url}: nobody answers ({why(error)})") from error
     try:
         writer.write(head.encode() + body)
         await writer.drain()
@@ -146,8 +147,7 @@ def _signal(hook: HookSettings) -> None:
         try:
             os.kill(number, hook.signal)
         except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise HookFailed(f"process {number}: {why}; it has to be of the same user") from error
+            raise HookFailed(f"process {number}: {why(error)}; it has to be of the same user") from error
 
 
 def _of_file(file: Path) -> list[int]:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from sidecar import __version__, ask, health
+from sidecar.advice import why
 from sidecar.answers import HEAD_BYTES, Responder
 from sidecar.clocks import Held
 from sidecar.exchange import Daemon
@@ -17,7 +18,7 @@ from sidecar.hooks import Hooks
 from sidecar.keeper import Keeper
 from sidecar.model import ExchangeFailed
 from sidecar.place import Place
-from sidecar.settings import Settings, TokenSettings
+from sidecar.settings import Settings, TokenSettings, authorities
 from sidecar.sources import source
 from sidecar.strict import Faulty
 
@@ -161,7 +162,7 @@ def _usable(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, UnicodeError) as error:
-        raise Faulty([f"{what}: {getattr(error, 'strerror', None) or error}"]) from error
+        raise Faulty([f"{what}: {why(error)}"]) from error
 
 
 def _roots(ca: Path | None) -> Callable[[], bytes] | None:
@@ -169,8 +170,9 @@ def _roots(ca: Path | None) -> Callable[[], bytes] | None:
     if ca is None:
         return None
     try:
-        if b"BEGIN CERTIFICATE" not in ca.read_bytes():
-            raise Faulty([f"ca: {ca} holds no certificate (PEM)"])
+        authorities(ca)
+    except ValueError as error:
+        raise Faulty([f"ca: {error}"]) from error
     except OSError as error:
         raise Faulty([f"ca: {ca} cannot be read: {error.strerror}"]) from error
     return ca.read_bytes

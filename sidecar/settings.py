@@ -83,6 +83,18 @@ class Settings:
     socket: SocketSettings | None = None
 
 
+def authorities(file: Path) -> bytes:
+    """Who vouches for a server, PEM.
+
+    Raises:
+        OSError, ValueError: the file cannot be used.
+    """
+    pem = file.read_bytes()
+    if b"BEGIN CERTIFICATE" not in pem:
+        raise ValueError(f"{file} holds no certificate (PEM)")
+    return pem
+
+
 def contradictions(made: Settings) -> list[str]:
     """What cannot be meant."""
     found = [] if made.tokens else ["tokens: there is none"]

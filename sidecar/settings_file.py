@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sidecar import strict
+from sidecar.advice import why
 from sidecar.model import Ask
 from sidecar.settings import (
     CHECK_SECONDS,
@@ -37,7 +38,7 @@ def load(path: Path, environment: dict[str, str]) -> Settings:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        raise Faulty([f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"]) from error
+        raise Faulty([f"{path} cannot be read: {why(error)}"]) from error
     return read(strict.yaml_file(str(path), text), environment)
 
 

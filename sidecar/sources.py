@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from sidecar.advice import why
 from sidecar.child import printed
 from sidecar.model import Subject
 
@@ -66,6 +67,11 @@ class SourceSettings:
     spiffe_id: str = ""
     certificate: bool = False
 
+    @property
+    def certified(self) -> bool:
+        """Whether the connection is opened with the workload's certificate."""
+        return self.certificate or self.kind == "x509-svid"
+
 
 def source(settings: SourceSettings, server: str, seconds: float = SECONDS) -> Source:
     """The source, for a daemon at `server` (host:port); what a thread waits for takes so many seconds at most."""
@@ -80,11 +86,9 @@ def source(settings: SourceSettings, server: str, seconds: float = SECONDS) -> S
         case "github":
             return GithubSource(audience, seconds)
         case "jwt-svid":
-            return SvidSource(
-                audience=audience, spiffe_id=settings.spiffe_id, certificate=settings.certificate, seconds=seconds
-            )
+            return SvidSource(audience, settings.spiffe_id, settings.certified, seconds)
         case "x509-svid":
-            return SvidSource(audience="", spiffe_id=settings.spiffe_id, certificate=True, seconds=seconds)
+            return SvidSource("", settings.spiffe_id, settings.certified, seconds)
     raise ValueError(f"no source is called {settings.kind!r}; there are {', '.join(KINDS)}")
 
 
@@ -145,14 +149,13 @@ class CommandSource:
         except TimeoutError as error:
             raise SourceFailed(f"{self.command[0]} takes longer than {SECONDS:g} s") from error
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise SourceFailed(f"{self.command[0]} cannot be run: {why}") from error
+            raise SourceFailed(f"{self.command[0]} cannot be run: {why(error)}") from error
         if code and len(raw) <= LARGEST:
             raise SourceFailed(f"{self.command[0]} ended with {code}; what it says is above")
         return Subject(token=_token(raw, f"what {self.command[0]} prints"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SvidSource:
     """The Workload API; `audience` is whom a JWT-SVID is for, "" for none."""
 

@@ -79,7 +79,7 @@ def test_the_plugin_is_told_all_that_was_told_here(tmp_path: Path) -> None:
     assert told.ask.intent == "look after it"
     assert told.ask.details == ({"type": "kubernetes", "api_groups": [""], "verbs": ["get"]},)
     assert (told.source.audience, told.source.spiffe_id) == ("https://daemon.example", "spiffe://a.example/b")
-    assert not told.certified
+    assert not told.source.certified
 
 
 @pytest.mark.parametrize("source", [("--source", "jwt-svid", "--certificate"), ("--source", "x509-svid")])
@@ -87,7 +87,7 @@ def test_a_trust_domain_vouches_for_the_daemon(source: tuple[str, ...]) -> None:
     """As it does here; the plugin has its bundle with its certificate."""
     told = _exec(run("kubeconfig", *NOTHING_ASKED, "--ca", "spiffe", *source).out)["args"][1:]
     assert "--ca=spiffe" in told
-    assert (options(told).certified, options(told).roots) == (True, None)
+    assert (options(told).source.certified, options(told).roots) == (True, None)
 
 
 def test_a_command_is_a_source_too() -> None:

@@ -12,6 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from exchanged.client import Unavailable
 from exchanged.v1 import exchange_pb2 as pb
+from tests.doors import listening
 from tests.lab.pki import Authority
 from tests.unit.client.kinds import Kind
 
@@ -45,10 +46,9 @@ def proxy(kind: Kind, tmp_path: Path) -> Iterator[Proxy]:
     """It, and a client of it, of either kind."""
     authority, ca = Authority("proxy"), tmp_path / "ca.crt"
     ca.write_bytes(authority.pem)
-    pair = authority.server()
     served = grpc.server(ThreadPoolExecutor(4))
-    port = served.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
-    made = Proxy(lambda: kind.exchange(f"127.0.0.1:{port}", ca, 0))
+    address = listening(served, authority)
+    made = Proxy(lambda: kind.exchange(address, ca, 0))
     served.add_generic_rpc_handlers((made,))
     served.start()
     yield made

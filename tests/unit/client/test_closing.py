@@ -17,6 +17,7 @@ from google.rpc.status_pb2 import Status
 from exchanged.client import AsyncExchange, Exchange, calls
 from exchanged.v1 import exchange_pb2 as pb
 from exchanged.v1 import exchange_pb2_grpc as contract
+from tests.doors import listening
 from tests.lab.pki import Authority
 from tests.unit.client.kinds import Kind
 
@@ -34,11 +35,9 @@ class Door(contract.TokenExchangeServicer):
         self.given_back: list[str] = []
         authority, self.ca = Authority("door"), folder / "ca.crt"
         self.ca.write_bytes(authority.pem)
-        pair = authority.server()
         self._served = grpc.server(ThreadPoolExecutor(8))
         contract.add_TokenExchangeServicer_to_server(self, self._served)  # type: ignore[no-untyped-call] # generated
-        credentials = grpc.ssl_server_credentials([(pair.key, pair.certificate)])
-        self.address = f"127.0.0.1:{self._served.add_secure_port('127.0.0.1:0', credentials)}"
+        self.address = listening(self._served, authority)
         self._served.start()
 
     def Exchange(self, request: pb.ExchangeRequest, context: grpc.ServicerContext) -> pb.ExchangeResponse:  # noqa: N802 - the contract's name

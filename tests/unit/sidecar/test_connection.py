@@ -14,6 +14,7 @@ from exchanged.v1 import exchange_pb2 as pb
 from exchanged.v1 import exchange_pb2_grpc as contract
 from sidecar.exchange import Daemon
 from sidecar.model import Ask, Fault, Subject
+from tests.doors import listening
 from tests.lab.pki import Authority
 
 pytestmark = pytest.mark.timeout(30)
@@ -62,11 +63,9 @@ class Garbler(grpc.GenericRpcHandler):
 @asynccontextmanager
 async def _served(add: Callable[[grpc.aio.Server], None]) -> AsyncIterator[Daemon]:
     authority, served = Authority("door"), grpc.aio.server()
-    pair = authority.server()
     add(served)
-    port = served.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(pair.key, pair.certificate)]))
+    daemon = Daemon(listening(served, authority), authority.pem)
     await served.start()
-    daemon = Daemon(f"127.0.0.1:{port}", authority.pem)
     yield daemon
     await daemon.close()
     await served.stop(None)
